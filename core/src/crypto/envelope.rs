@@ -1,0 +1,62 @@
+//! Sealing and opening a security file (SPEC 6.3, PROTOCOL 8). Pure, but slow by intent: 100,000
+//! rounds of PBKDF2 take tens of milliseconds, so callers run it off their loop.
+
+use super::aead::{CipherProvider, RustCrypto};
+use crate::limits::ITERATIONS;
+use crate::secret::Secret;
+use crate::wire::secfile::{Envelope, FileRefusal, SecurityFile};
+use alloc::vec::Vec;
+use sha2::Sha256;
+use zeroize::{Zeroize, Zeroizing};
+
+fn file_key(bootstrap_key: &Secret<32>, salt: &[u8; 32], iterations: u32) -> Secret<32> {
+    Secret::filled(|key| {
+        pbkdf2::pbkdf2_hmac::<Sha256>(bootstrap_key.expose(), salt, iterations, key);
+    })
+}
+
+/// The bytes of a security file. `salt` and `iv` are fresh random bytes.
+#[must_use]
+pub fn seal(
+    file: &SecurityFile,
+    bootstrap_key: &Secret<32>,
+    salt: [u8; 32],
+    iv: [u8; 12],
+) -> Vec<u8> {
+    let mut object = file.to_object();
+    let mut ciphertext = object.encode();
+    object.zeroize();
+    let cipher = RustCrypto.packet_cipher(&file_key(bootstrap_key, &salt, ITERATIONS));
+    let tag = cipher.seal_in_place(&iv, &[], &mut ciphertext);
+    let mut envelope = Envelope {
+        salt,
+        iv,
+        ciphertext,
+        tag,
+        iterations: ITERATIONS,
+        timestamp: file.timestamp,
+        checksum: None,
+    };
+    envelope.checksum = Some(envelope.expected_checksum());
+    envelope.encode()
+}
+
+/// Opens a security file and checks all that PROTOCOL 8 asks of its reader but the time, which is
+/// [`SecurityFile::check_time`].
+///
+/// # Errors
+/// Every [`FileRefusal`] but those about time.
+pub fn open(bytes: &[u8], bootstrap_key: &Secret<32>) -> Result<SecurityFile, FileRefusal> {
+    let envelope = Envelope::parse(bytes)?;
+    let cipher =
+        RustCrypto.packet_cipher(&file_key(bootstrap_key, &envelope.salt, envelope.iterations));
+    let mut text = Zeroizing::new(envelope.ciphertext.clone());
+    if cipher.open_in_place(&envelope.iv, &[], &mut text, &envelope.tag) {
+        return SecurityFile::parse(&text);
+    }
+    Err(match &envelope.checksum {
+        None => FileRefusal::WrongKeyOrDamaged,
+        Some(checksum) if *checksum == envelope.expected_checksum() => FileRefusal::WrongKey,
+        Some(_) => FileRefusal::Damaged,
+    })
+}

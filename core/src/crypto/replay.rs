@@ -1,0 +1,95 @@
+//! The replay window (PROTOCOL 3, opening step 4), after RFC 6479: a ring of words in which moving
+//! forward clears whole words only.
+
+use crate::limits::{REPLAY_WINDOW, SEQ_END};
+
+// One word more than the window, so that the word being entered can be cleared.
+const WORDS: usize = REPLAY_WINDOW as usize / 64 + 1;
+
+/// Which of the newest sequence numbers were seen.
+#[derive(Clone, Debug)]
+pub struct ReplayWindow {
+    /// Highest number seen; 0 is before the first.
+    highest: u64,
+    seen: [u64; WORDS],
+}
+
+impl Default for ReplayWindow {
+    fn default() -> Self {
+        Self { highest: 0, seen: [0; WORDS] }
+    }
+}
+
+impl ReplayWindow {
+    /// Whether `seq` is of 1..2^62-1, not seen before and not older than the window.
+    #[must_use]
+    pub fn may_open(&self, seq: u64) -> bool {
+        if !(1..SEQ_END).contains(&seq) {
+            return false;
+        }
+        seq > self.highest
+            || (self.highest - seq < REPLAY_WINDOW && self.seen[Self::word(seq)] >> (seq % 64) & 1 == 0)
+    }
+
+    /// Remembers `seq`, whose packet has opened. Never before that.
+    pub fn opened(&mut self, seq: u64) {
+        let (old, new) = (self.highest / 64, seq / 64);
+        for word in (old + 1..=new).rev().take(WORDS) {
+            self.seen[Self::word(word * 64)] = 0;
+        }
+        self.highest = self.highest.max(seq);
+        self.seen[Self::word(seq)] |= 1 << (seq % 64);
+    }
+
+    /// The highest number opened; 0 when none was.
+    #[must_use]
+    pub const fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    fn word(seq: u64) -> usize {
+        (seq / 64) as usize % WORDS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+    use alloc::vec::Vec;
+    use quickcheck::quickcheck;
+
+    quickcheck! {
+        /// Against a model that remembers everything.
+        fn once_and_not_too_old(steps: Vec<(u16, u8)>) -> bool {
+            let (mut window, mut seen) = (ReplayWindow::default(), BTreeSet::new());
+            steps.into_iter().all(|(step, how)| {
+                let top = window.highest();
+                let seq = match how % 4 {
+                    0 => top + u64::from(step % 7),
+                    1 => top + u64::from(step),
+                    2 => top.saturating_sub(u64::from(step % 2500)),
+                    _ => u64::from(step),
+                };
+                let fresh = seq > 0 && !seen.contains(&seq);
+                let recent = seq > top || top - seq < REPLAY_WINDOW;
+                let may = window.may_open(seq);
+                if may {
+                    window.opened(seq);
+                    seen.insert(seq);
+                }
+                may == (fresh && recent) && !window.may_open(seq)
+            })
+        }
+    }
+
+    #[test]
+    fn edges() {
+        let mut window = ReplayWindow::default();
+        assert!(!window.may_open(0) && window.may_open(1) && !window.may_open(SEQ_END));
+        window.opened(SEQ_END - 1);
+        assert!(!window.may_open(SEQ_END - 1));
+        assert!(window.may_open(SEQ_END - REPLAY_WINDOW));
+        assert!(!window.may_open(SEQ_END - 1 - REPLAY_WINDOW));
+    }
+}

@@ -1,0 +1,15 @@
+//! The ClawChat protocol as a state machine without input or output of its own.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod crypto;
+pub mod error;
+pub mod id;
+pub mod limits;
+pub mod random;
+pub mod ranges;
+pub mod secret;
+pub mod time;
+pub mod wire;

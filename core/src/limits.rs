@@ -1,0 +1,133 @@
+//! Every bound of the system, and what must hold between them.
+
+use core::time::Duration;
+
+/// Smallest datagram, bytes (PROTOCOL 3).
+pub const DATAGRAM_MIN: usize = 64;
+/// Largest datagram, bytes (PROTOCOL 3); `out` buffers are at least this long.
+pub const DATAGRAM_MAX: usize = 65_504;
+/// Datagram size until a path proves larger ones (PROTOCOL 4.3), and the exact size of a hello.
+pub const DATAGRAM_BASE: usize = 1200;
+/// Packet header, bytes (PROTOCOL 3).
+pub const HEADER_LEN: usize = 38;
+/// GCM tag, bytes.
+pub const TAG_LEN: usize = 16;
+/// Bytes of a datagram that are neither plaintext nor padding.
+pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+
+/// Replay window, sequence numbers (PROTOCOL 3: at least 2048).
+pub const REPLAY_WINDOW: u64 = 2048;
+/// Sequence numbers stay below this (PROTOCOL 3).
+pub const SEQ_END: u64 = 1 << 62;
+/// Ranges of one ACK frame (PROTOCOL 4).
+pub const ACK_RANGES: usize = 64;
+
+/// Largest message, bytes (PROTOCOL 4.1).
+pub const MESSAGE_MAX: usize = 65_536;
+/// Messages from the lowest one not wholly acknowledged (PROTOCOL 4.1).
+pub const CHANNEL_MESSAGES: u64 = 64;
+/// Bytes of those messages (PROTOCOL 4.1).
+pub const CHANNEL_BYTES: usize = 1 << 20;
+/// Disjoint pieces of one message at a receiver (PROTOCOL 4.1).
+pub const MESSAGE_PIECES: usize = 256;
+/// Messages that wait for a place in the window of the channel. A peer that makes us owe it more
+/// answers than this, and acknowledges none, is cut off.
+pub const CHANNEL_BACKLOG: usize = 1024;
+
+/// Repetition of a hello: first interval, doubling up to [`HELLO_INTERVAL_MAX`] (PROTOCOL 5.1).
+pub const HELLO_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest interval between two copies of a hello.
+pub const HELLO_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// From this copy on a hello goes to all attempts of the slot (PROTOCOL 5.2).
+pub const HELLO_WIDE_FROM: u32 = 5;
+/// Port attempts of a slot that every hello copy goes to (PROTOCOL 5.2).
+pub const HELLO_ATTEMPTS: u32 = 3;
+/// Port attempts of a slot (SPEC 7.3).
+pub const PORT_ATTEMPTS: u32 = 10;
+/// A hello with a timestamp further off is answered `clock_skew` (PROTOCOL 5.1 step 3).
+pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// A hello with a timestamp further off is dropped (PROTOCOL 5.1 step 0) and forgotten (step 2).
+pub const HELLO_MEMORY: Duration = Duration::from_secs(3900);
+/// Hellos that one file remembers (PROTOCOL 5.1 step 2).
+pub const HELLOS_REMEMBERED: usize = 4096;
+/// Burst of a file's budget for new hellos; it refills by one a second (PROTOCOL 5.1 step 2).
+pub const HELLO_BURST: u32 = 60;
+/// Times that a copy of a hello or of a signal draws its reply again (PROTOCOL 5.1 step 1).
+pub const REPLY_COPIES: u32 = 64;
+/// An error's reply datagram is kept this long after its hello; a half-open session lasts as long.
+pub const HALF_OPEN: Duration = Duration::from_secs(60);
+/// Half-open sessions of one file (PROTOCOL 5.1 step 5).
+pub const HALF_OPEN_PER_FILE: usize = 4;
+/// Established sessions by default (SPEC 11.2).
+pub const SESSIONS: usize = 100;
+/// Secrets that a server accepts (PROTOCOL 3).
+pub const SECRETS: usize = 1000;
+/// An expired or retired secret is remembered this long, only to be refused (PROTOCOL 5.2).
+pub const RETIRED_MEMORY: Duration = Duration::from_secs(7 * 86_400);
+
+/// Budget for key trials beyond the known session, per address: refill a second (PROTOCOL 3).
+pub const TRIALS_PER_SECOND: u32 = 200;
+/// Burst of that budget.
+pub const TRIALS_BURST: u32 = 1000;
+/// The same over all addresses, refill a second; what a flood of forged sources may cost.
+pub const TRIALS_GLOBAL_PER_SECOND: u32 = 20_000;
+/// Burst of the global budget.
+pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
+/// Addresses whose budget is tracked; beyond them only the global budget counts.
+pub const TRIAL_ADDRESSES: usize = 4096;
+
+/// A ping goes out after this long without sending (PROTOCOL 6).
+pub const KEEPALIVE: Duration = Duration::from_secs(20);
+/// After this long without a packet the session is dead (PROTOCOL 6).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Copies of a fatal error (PROTOCOL 5.3).
+pub const FATAL_COPIES: u32 = 3;
+/// Interval of the compromised signal (PROTOCOL 7).
+pub const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest that the previous epoch's receive keys stay (PROTOCOL 5.1).
+pub const PREVIOUS_EPOCH_MAX: Duration = Duration::from_secs(300);
+/// Shortest that they stay.
+pub const PREVIOUS_EPOCH_MIN: Duration = Duration::from_secs(1);
+
+/// Seconds between two key rotations (SPEC 7.1), as told in the answer to a hello.
+pub const ROTATION_INTERVAL: u64 = 3600;
+/// Seconds of grace (SPEC 7.1).
+pub const GRACE_PERIOD: u64 = 300;
+
+/// Chat kept for an absent member (PROTOCOL 5.4).
+pub const MAILBOX_MESSAGES: usize = 1000;
+/// Chat ids that a server remembers per sender, to relay each once.
+pub const CHATS_REMEMBERED: usize = 4096;
+/// Chats of one sender that wait to be made durable.
+pub const CHATS_PENDING: usize = 256;
+/// (`from`, `id`) pairs that a client remembers, to show each once.
+pub const CHATS_SEEN: usize = 16_384;
+/// Chats that a client keeps until their receipt `stored`.
+pub const CHATS_UNRECEIPTED: usize = 1024;
+/// Events that wait for the application; beyond them the machine stops taking messages.
+pub const EVENTS: usize = 65_536;
+/// Actions under way; each session has at most two, each chat one.
+pub const OPS: usize = 65_536;
+/// An action without completion counts as failed after this.
+pub const OP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest security file, bytes (PROTOCOL 8).
+pub const SECURITY_FILE_MAX: usize = 64 * 1024;
+/// Iterations of PBKDF2 that writers use (SPEC 4.2).
+pub const ITERATIONS: u32 = 100_000;
+/// Most iterations that a reader accepts (PROTOCOL 8).
+pub const ITERATIONS_MAX: u32 = 10_000_000;
+
+const _: () = {
+    assert!(DATAGRAM_MAX.is_multiple_of(16) && DATAGRAM_BASE.is_multiple_of(16));
+    assert!(DATAGRAM_MIN > OVERHEAD && DATAGRAM_MAX <= 65_507);
+    assert!(REPLAY_WINDOW >= 2048);
+    assert!(MESSAGE_MAX <= CHANNEL_BYTES);
+    assert!(HELLO_MEMORY.as_secs() == ROTATION_INTERVAL + GRACE_PERIOD);
+    assert!(CLOCK_SKEW.as_secs() < HELLO_MEMORY.as_secs());
+    assert!(KEEPALIVE.as_secs() * 3 <= IDLE_TIMEOUT.as_secs());
+    assert!(PREVIOUS_EPOCH_MIN.as_secs() < PREVIOUS_EPOCH_MAX.as_secs());
+    assert!(HELLO_ATTEMPTS < PORT_ATTEMPTS);
+    assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
+    assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
+};
