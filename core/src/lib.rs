@@ -4,12 +4,17 @@
 
 extern crate alloc;
 
+pub mod client;
 pub mod crypto;
 pub mod error;
 pub mod id;
 pub mod limits;
+pub mod ops;
 pub mod random;
 pub mod ranges;
 pub mod secret;
+pub mod server;
 pub mod time;
+pub mod transport;
 pub mod wire;
+mod session;

@@ -42,6 +42,7 @@ impl ReplayWindow {
     }
 
     /// The highest number opened; 0 when none was.
+    #[cfg(test)]
     #[must_use]
     pub const fn highest(&self) -> u64 {
         self.highest

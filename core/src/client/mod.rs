@@ -1,0 +1,578 @@
+//! Floor 5: the client, as a state machine. See the [crate's contract](crate).
+
+mod chat;
+mod search;
+
+use crate::crypto::aead::CipherProvider;
+use crate::error::{CloseReason, DropReason, SendError};
+use crate::id::{ChatId, Epoch, OpId, PortId};
+use crate::ops::{Ops, Outcome};
+use crate::random::{Random, Seed};
+use crate::server::Deadline;
+use crate::session::{Context, Session, SessionEvent, datagram_hash};
+use crate::time::{Duration, Instant, Now, UnixMs};
+use crate::transport::Timer;
+use crate::transport::path::{Path, Transmit};
+use crate::wire::header::{Header, PacketType};
+use crate::wire::message::{
+    Chat, ErrorCode, ErrorMessage, Presence, ReceiptState, RotationReason, SessionInfo, Status,
+};
+use crate::wire::secfile::SecurityFile;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use chat::Chats;
+use core::net::IpAddr;
+use search::{Found, PORT, Search};
+
+/// First pause before a client connects anew; doubles up to [`RECONNECT_MAX`].
+const RECONNECT_MIN: Duration = Duration::from_secs(1);
+/// Longest pause.
+const RECONNECT_MAX: Duration = Duration::from_secs(30);
+
+/// What a client starts from.
+#[derive(Debug)]
+pub struct ClientConfig {
+    /// The security file, already judged by [`SecurityFile::check_time`].
+    pub file: SecurityFile,
+    /// What `server_public_ip` stands for.
+    pub addresses: Vec<IpAddr>,
+    /// A port given by hand overrides all others (SPEC 15.3).
+    pub port: Option<u16>,
+    /// Connect anew, for ever, once a first session was there.
+    pub reconnect: bool,
+    /// Makes packet ciphers.
+    pub provider: &'static dyn CipherProvider,
+}
+
+/// An effect that the driver or its host performs, and answers with one completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make a UDP binding on any port, and name it `port`.
+    BindPort {
+        /// Its name from now on.
+        port: PortId,
+    },
+    /// Overwrite and remove the security file, and all copies that are ours.
+    WipeSecurityFiles,
+}
+
+/// What happened, for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session is established.
+    Connected {
+        /// What the server said of it.
+        info: SessionInfo,
+        /// The sealing epoch.
+        epoch: Epoch,
+        /// Our wall clock minus the server's when it answered, milliseconds.
+        skew_ms: i64,
+    },
+    /// The session has ended; the client connects anew by itself.
+    Disconnected {
+        /// Why.
+        reason: CloseReason,
+        /// Pause before the next attempt.
+        retry_in: Duration,
+    },
+    /// The session, or the attempt at one, has ended for good.
+    Closed(CloseReason),
+    /// A chat, shown once.
+    Chat(Chat),
+    /// What became of a chat of ours.
+    Receipt {
+        /// Which.
+        id: ChatId,
+        /// What.
+        state: ReceiptState,
+        /// Who says so.
+        by: String,
+        /// When.
+        at: UnixMs,
+    },
+    /// A member's presence.
+    Presence(Presence),
+    /// All members, and our rooms.
+    Roster {
+        /// Everybody.
+        members: Vec<Presence>,
+        /// Rooms we are in.
+        rooms: Vec<String>,
+    },
+    /// The server refused something, and the session goes on.
+    Refused(ErrorMessage),
+    /// The session is in a new epoch.
+    KeysRotated {
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// Messages can be taken again after [`SendError::WindowFull`].
+    Writable,
+    /// COMPROMISED: all keys in memory are gone, and the security file is being wiped.
+    Compromised {
+        /// Whether the server raised it.
+        by_server: bool,
+        /// Whether the other side is known to know.
+        acknowledged: bool,
+    },
+    /// The security file is wiped; `ok` tells whether that succeeded.
+    Wiped {
+        /// Whether it did.
+        ok: bool,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits for its binding.
+    Binding,
+    /// Sends hellos.
+    Searching(Box<Search>),
+    /// Has a session, and what the server said of it.
+    InSession(Box<Session>, Box<SessionInfo>),
+    /// Waits to connect anew.
+    Waiting(Instant),
+    /// COMPROMISED: acknowledges copies of the server's signal, if it was that.
+    Wiped(Option<Box<Session>>),
+    /// For good.
+    Closed,
+}
+
+/// The client. Every method is an input (`handle_*`), a command, an output (`poll_*`) or a getter.
+#[derive(Debug)]
+pub struct Client {
+    config: Option<ClientConfig>,
+    provider: &'static dyn CipherProvider,
+    random: Random,
+    state: State,
+    chats: Chats,
+    /// A session without keys that repeats its fatal error.
+    last_words: Option<Box<Session>>,
+    was_connected: bool,
+    reconnect_in: Duration,
+    /// The user raised COMPROMISED.
+    declared: bool,
+    skew_ms: i64,
+    ops: Ops<Action, Action>,
+    events: VecDeque<Event>,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+impl Client {
+    /// A client that starts to connect.
+    #[must_use]
+    pub fn new(config: ClientConfig, seed: &Seed, now: Now) -> Self {
+        let mut client = Self {
+            provider: config.provider,
+            config: Some(config),
+            random: Random::new(seed),
+            state: State::Binding,
+            chats: Chats::default(),
+            last_words: None,
+            was_connected: false,
+            reconnect_in: RECONNECT_MIN,
+            declared: false,
+            skew_ms: 0,
+            ops: Ops::default(),
+            events: VecDeque::new(),
+            drops: [0; DropReason::ALL.len()],
+        };
+        client.start(now, Action::BindPort { port: PORT });
+        client
+    }
+
+    fn start(&mut self, now: Now, action: Action) {
+        self.ops.start(now.mono, action.clone(), action);
+    }
+
+    /// Input: an action was completed. A stray or second completion is ignored.
+    pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
+        let ok = outcome == Outcome::Done;
+        match self.ops.finish(op) {
+            Some(Action::BindPort { .. }) if ok => self.search(now),
+            Some(Action::BindPort { .. }) => {
+                self.close(CloseReason::Ended(ErrorCode::Internal));
+            }
+            Some(Action::WipeSecurityFiles) => self.events.push_back(Event::Wiped { ok }),
+            None => {}
+        }
+    }
+
+    /// Command: connects again after [`Event::Closed`], with the same file.
+    pub fn connect(&mut self, now: Now) {
+        if matches!(self.state, State::Closed | State::Waiting(_)) {
+            self.search(now);
+        }
+    }
+
+    fn search(&mut self, now: Now) {
+        if let Some(config) = &self.config {
+            let search = Search::new(now, &config.file, &mut self.random, self.provider);
+            self.state = State::Searching(Box::new(search));
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.state = State::Closed;
+        self.events.push_back(Event::Closed(reason));
+    }
+
+    /// Input: a datagram arrived by `path`. It is decrypted in place; what does not open is dropped in
+    /// silence, and counted.
+    pub fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
+        if let Err(reason) = self.route(now, path, datagram) {
+            self.drops[reason as usize] += 1;
+        }
+    }
+
+    fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let header = Header::decode(datagram).ok_or(DropReason::Header)?;
+        if let State::Wiped(Some(session)) = &mut self.state {
+            let copy = session.is_copy_of_signal(path, &datagram_hash(datagram));
+            return if copy { Ok(()) } else { Err(DropReason::NoKey) };
+        }
+        let config = self.config.as_ref().ok_or(DropReason::Ending)?;
+        if !config.addresses.contains(&path.remote.ip()) {
+            return Err(DropReason::Address);
+        }
+        match &mut self.state {
+            State::Searching(search) => {
+                let message = search.read(&header, datagram)?;
+                if !search::is_reply(&message) {
+                    return Err(DropReason::EpochZero);
+                }
+                self.found(now, path, message);
+                Ok(())
+            }
+            State::InSession(session, _) => {
+                let found = session.recognise(&header).ok_or(DropReason::NoKey)?;
+                let hash = (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
+                let mut cx = Context { now, random: &mut self.random };
+                let taken = session.handle_datagram(&mut cx, path, &header, found, datagram);
+                if let Some(hash) = hash {
+                    session.note_signal(hash);
+                }
+                self.drain(now);
+                taken
+            }
+            State::Binding | State::Waiting(_) | State::Wiped(_) | State::Closed => {
+                Err(DropReason::Ending)
+            }
+        }
+    }
+
+    /// The first reply that opens ends the search.
+    fn found(&mut self, now: Now, path: Path, reply: crate::wire::message::Message) {
+        let (State::Searching(search), Some(config)) =
+            (core::mem::replace(&mut self.state, State::Closed), &self.config)
+        else {
+            return;
+        };
+        match search.finish(now, path, &config.file, self.provider, reply) {
+            Found::Session(session, info) => {
+                let wide = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+                self.skew_ms = wide(now.wall.0).saturating_sub(wide(info.now.0));
+                self.state = State::InSession(session, Box::new(info));
+            }
+            Found::Refused(ErrorMessage { code, message, now: server, .. }) => {
+                self.ended(now, CloseReason::Refused { code, message, now: server });
+            }
+            Found::Bad(violation) => self.ended(now, CloseReason::Violated(violation)),
+        }
+    }
+
+    /// A session or a search has ended: for good, or until the next attempt.
+    fn ended(&mut self, now: Now, reason: CloseReason) {
+        self.chats.session_ended();
+        let again = match &reason {
+            CloseReason::Idle | CloseReason::Unreachable | CloseReason::Violated(_) => true,
+            CloseReason::Refused { code, .. } => !matches!(
+                code,
+                ErrorCode::Superseded | ErrorCode::Expired | ErrorCode::ClockSkew
+            ),
+            CloseReason::Goodbye | CloseReason::Ended(_) | CloseReason::Wiped => false,
+        };
+        let wanted = self.config.as_ref().is_some_and(|config| config.reconnect);
+        if self.declared {
+            self.wipe(now, false, false, None);
+        } else if again && wanted && self.was_connected {
+            let retry_in = self.reconnect_in;
+            self.reconnect_in = (retry_in * 2).min(RECONNECT_MAX);
+            self.state = State::Waiting(now.mono + retry_in);
+            self.events.push_back(Event::Disconnected { reason, retry_in });
+        } else {
+            self.close(reason);
+        }
+    }
+
+    /// All that follows from what was done to the session.
+    fn drain(&mut self, now: Now) {
+        while let State::InSession(session, info) = &mut self.state {
+            let Some(event) = session.poll_event() else { break };
+            match event {
+                SessionEvent::Established => {
+                    self.was_connected = true;
+                    self.reconnect_in = RECONNECT_MIN;
+                    let (info, skew_ms) = ((**info).clone(), self.skew_ms);
+                    self.events.push_back(Event::Connected { info, epoch: Epoch(1), skew_ms });
+                    self.chats.session_began();
+                    if self.declared {
+                        session.declare_compromised(now, "user_initiated");
+                    }
+                }
+                SessionEvent::Message(message) => {
+                    self.events.extend(self.chats.take(message));
+                }
+                SessionEvent::Acked(_) => {}
+                SessionEvent::KeysRotated(epoch) => {
+                    self.events.push_back(Event::KeysRotated { epoch });
+                }
+                SessionEvent::Compromised => self.compromised(now),
+                SessionEvent::Wiped { acknowledged } => self.wipe(now, false, acknowledged, None),
+                SessionEvent::Closed(reason) => self.session_closed(now, reason),
+            }
+        }
+        if let State::InSession(session, _) = &mut self.state
+            && session.is_open()
+            && self.chats.pump(session)
+        {
+            self.events.push_back(Event::Writable);
+        }
+    }
+
+    /// The session has no keys left, but may have a last word to say.
+    fn session_closed(&mut self, now: Now, reason: CloseReason) {
+        if let State::InSession(session, _) = core::mem::replace(&mut self.state, State::Closed) {
+            self.last_words = Some(session).filter(|session| !session.is_over());
+            self.ended(now, reason);
+        }
+    }
+
+    /// The server raised COMPROMISED, or its signal crossed ours: acknowledged, then wiped.
+    fn compromised(&mut self, now: Now) {
+        if let State::InSession(mut session, _) =
+            core::mem::replace(&mut self.state, State::Closed)
+        {
+            session.acknowledge(now, false);
+            let by_server = !self.declared;
+            self.wipe(now, by_server, true, Some(session));
+        }
+    }
+
+    /// Keys in memory first, then the file (SPEC 8.5); what is left can only repeat its ack.
+    fn wipe(&mut self, now: Now, by_server: bool, acknowledged: bool, echo: Option<Box<Session>>) {
+        self.state = State::Wiped(echo);
+        self.config = None;
+        self.chats = Chats::default();
+        self.events.push_back(Event::Compromised { by_server, acknowledged });
+        self.start(now, Action::WipeSecurityFiles);
+    }
+
+    /// Input: a deadline may have come.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match &mut self.state {
+            State::Searching(search) if search.until <= now.mono => {
+                self.ended(now, CloseReason::Unreachable);
+            }
+            State::InSession(session, _) => {
+                session.handle_timeout(now);
+                self.drain(now);
+            }
+            State::Waiting(at) if *at <= now.mono => self.search(now),
+            State::Wiped(Some(session)) => session.handle_timeout(now),
+            State::Searching(_)
+            | State::Waiting(_)
+            | State::Binding
+            | State::Wiped(None)
+            | State::Closed => {}
+        }
+        while let Some(op) = self.ops.expired(now.mono) {
+            self.handle_completion(now, op, Outcome::Failed);
+        }
+    }
+
+    /// Output: writes the next datagram to send into `out`, which holds at least
+    /// [`DATAGRAM_MAX`](crate::limits::DATAGRAM_MAX) bytes.
+    pub fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<Transmit> {
+        if let Some(session) = &mut self.last_words {
+            if let Some((path, len)) = session.poll_transmit(now, out) {
+                return Some(Transmit::one(path, len));
+            }
+            if session.is_over() {
+                self.last_words = None;
+            }
+        }
+        match &mut self.state {
+            State::Searching(search) => {
+                let config = self.config.as_ref()?;
+                let targets = |copy| {
+                    let ports = search::ports(&config.file, now.wall.secs(), copy, config.port);
+                    search::targets(&config.addresses, &ports)
+                };
+                let (remote, len) = search.poll(now, targets, out)?;
+                Some(Transmit::one(Path { port: PORT, remote }, len))
+            }
+            State::InSession(session, _) | State::Wiped(Some(session)) => {
+                let (path, len) = session.poll_transmit(now, out)?;
+                Some(Transmit::one(path, len))
+            }
+            State::Binding | State::Waiting(_) | State::Wiped(None) | State::Closed => None,
+        }
+    }
+
+    /// Output: the next action to perform.
+    pub fn poll_action(&mut self) -> Option<(OpId, Action)> {
+        self.ops.poll()
+    }
+
+    /// Output: the next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Output: when to call [`Self::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        let own = match &self.state {
+            State::Searching(search) => Some((Timer::Repeat, search.deadline())),
+            State::InSession(session, _) | State::Wiped(Some(session)) => session.deadline(),
+            State::Waiting(at) => Some((Timer::Reconnect, *at)),
+            State::Binding | State::Wiped(None) | State::Closed => None,
+        };
+        let op = self.ops.deadline().map(|at| (Timer::Completion, at));
+        let last_words = self.last_words.as_ref().and_then(|session| session.deadline());
+        let next = [own, op, last_words].into_iter().flatten().min_by_key(|(_, at)| *at)?;
+        Some(Deadline { timer: next.0, at: next.1 })
+    }
+
+    /// Command: sends a chat, now or once there is a session; it is repeated over sessions until the
+    /// server has stored it (PROTOCOL 5.4). Its id names it in receipts.
+    ///
+    /// # Errors
+    /// [`SendError::Recipient`], [`SendError::Size`], [`SendError::WindowFull`], and
+    /// [`SendError::Closed`] when there will be no session.
+    pub fn send_chat(&mut self, now: Now, to: &str, text: &str) -> Result<ChatId, SendError> {
+        if matches!(self.state, State::Wiped(_) | State::Closed) {
+            return Err(SendError::Closed);
+        }
+        let id = ChatId(self.random.public.array());
+        self.chats.submit(id, to, text, now.wall)?;
+        self.drain(now);
+        Ok(id)
+    }
+
+    /// Command: says how the user is, `Online` or `Away`.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`], [`SendError::WindowFull`].
+    pub fn set_status(&mut self, now: Now, status: Status) -> Result<(), SendError> {
+        let State::InSession(session, _) = &mut self.state else { return Err(SendError::Closed) };
+        let presence = Presence { member: String::new(), status, since: now.wall };
+        session.send(&crate::wire::message::Message::Presence(presence), None)
+    }
+
+    /// Command: offers a key rotation unasked (PROTOCOL 5.1).
+    ///
+    /// # Errors
+    /// [`SendError::Closed`], [`SendError::Busy`].
+    pub fn rotate_keys(&mut self, now: Now) -> Result<(), SendError> {
+        let State::InSession(session, _) = &mut self.state else { return Err(SendError::Closed) };
+        let mut cx = Context { now, random: &mut self.random };
+        session.rotate(&mut cx, RotationReason::Operator)
+    }
+
+    /// Command: raises COMPROMISED (PROTOCOL 7), at once or as soon as there is a session. The file
+    /// is wiped whether or not the server acknowledges, and also when it can't be reached.
+    pub fn declare_compromised(&mut self, now: Now) {
+        if self.declared || matches!(self.state, State::Wiped(_)) {
+            return;
+        }
+        self.declared = true;
+        match &mut self.state {
+            State::InSession(session, _) if session.is_open() => {
+                if !session.declare_compromised(now, "user_initiated") {
+                    self.wipe(now, false, false, None);
+                }
+            }
+            State::Waiting(_) => self.search(now),
+            State::Closed => self.wipe(now, false, false, None),
+            State::InSession(..) | State::Binding | State::Searching(_) | State::Wiped(_) => {}
+        }
+    }
+
+    /// Command: wipes the security file now, whatever became of the signal.
+    pub fn give_up_signalling(&mut self, now: Now) {
+        if self.declared && !matches!(self.state, State::Wiped(_)) {
+            self.wipe(now, false, false, None);
+        }
+    }
+
+    /// Command: says goodbye (PROTOCOL 5.5). [`Event::Closed`] comes once it is acknowledged or given
+    /// up.
+    pub fn leave(&mut self, now: Now) {
+        match &mut self.state {
+            State::InSession(session, _) => {
+                session.leave(now);
+                self.drain(now);
+            }
+            State::Binding | State::Searching(_) | State::Waiting(_) => {
+                self.close(CloseReason::Goodbye);
+            }
+            State::Wiped(_) | State::Closed => {}
+        }
+    }
+
+    /// Getter: whether nothing more will be sent or answered.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        if self.last_words.is_some() {
+            return false;
+        }
+        match &self.state {
+            State::Closed | State::Wiped(None) => true,
+            State::Wiped(Some(session)) => session.is_over(),
+            State::InSession(session, _) => session.is_over(),
+            State::Binding | State::Searching(_) | State::Waiting(_) => false,
+        }
+    }
+
+    /// Getter: the sealing epoch of the session, if there is one.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        match &self.state {
+            State::InSession(session, _) if session.is_open() => session.epoch(),
+            _ => None,
+        }
+    }
+
+    /// Getter: the smoothed round-trip time, once measured.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        match &self.state {
+            State::InSession(session, _) => session.rtt(),
+            _ => None,
+        }
+    }
+
+    /// Getter: where the server is, while there is a session.
+    #[must_use]
+    pub fn path(&self) -> Option<Path> {
+        match &self.state {
+            State::InSession(session, _) => Some(session.path()),
+            _ => None,
+        }
+    }
+
+    /// Getter: chats without the receipt `stored`.
+    #[must_use]
+    pub fn unreceipted(&self) -> usize {
+        self.chats.unreceipted()
+    }
+
+    /// Getter: datagrams dropped in silence, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.drops)
+    }
+}

@@ -1,0 +1,83 @@
+//! Actions under way: what waits for each, and when it is given up.
+
+use crate::id::OpId;
+use crate::limits::{OP_TIMEOUT, OPS};
+use crate::time::Instant;
+use alloc::collections::{BTreeMap, VecDeque};
+
+/// How an action ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done, and durable where that matters.
+    Done,
+    /// The port is taken; another is tried.
+    PortInUse,
+    /// It could not be done.
+    Failed,
+}
+
+/// Actions to hand out, and what waits (`W`) for those handed out.
+#[derive(Debug)]
+pub(crate) struct Ops<A, W> {
+    next: u64,
+    queue: VecDeque<(OpId, A)>,
+    waiting: BTreeMap<OpId, (Instant, W)>,
+}
+
+impl<A, W> Default for Ops<A, W> {
+    fn default() -> Self {
+        Self { next: 0, queue: VecDeque::new(), waiting: BTreeMap::new() }
+    }
+}
+
+impl<A, W> Ops<A, W> {
+    /// Queues an action. `None`, and nothing queued, when too many are under way.
+    pub(crate) fn start(&mut self, now: Instant, action: A, waits: W) -> Option<OpId> {
+        if self.waiting.len() >= OPS {
+            return None;
+        }
+        let id = OpId(self.next);
+        self.next += 1;
+        self.queue.push_back((id, action));
+        self.waiting.insert(id, (now + OP_TIMEOUT, waits));
+        Some(id)
+    }
+
+    pub(crate) fn poll(&mut self) -> Option<(OpId, A)> {
+        self.queue.pop_front()
+    }
+
+    /// What waited for this action; `None` for a stray or second completion.
+    pub(crate) fn finish(&mut self, id: OpId) -> Option<W> {
+        self.waiting.remove(&id).map(|(_, waits)| waits)
+    }
+
+    /// When the oldest action is given up. Ids and deadlines grow together.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.waiting.first_key_value().map(|(_, (at, _))| *at)
+    }
+
+    /// The oldest action, if it is to be given up now.
+    pub(crate) fn expired(&self, now: Instant) -> Option<OpId> {
+        let (id, (at, _)) = self.waiting.first_key_value()?;
+        (*at <= now).then_some(*id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_completion_counts_once() {
+        let mut ops = Ops::default();
+        let id = ops.start(Instant::ZERO, "bind", 7).unwrap();
+        assert_eq!(ops.poll(), Some((id, "bind")));
+        assert_eq!(ops.poll(), None);
+        assert_eq!(ops.expired(Instant::ZERO), None);
+        assert_eq!(ops.expired(Instant::ZERO + OP_TIMEOUT), Some(id));
+        assert_eq!(ops.finish(id), Some(7));
+        assert_eq!(ops.finish(id), None);
+        assert_eq!(ops.deadline(), None);
+    }
+}

@@ -1,0 +1,254 @@
+//! Who may knock, and how often (PROTOCOL 3, 5.1): budgets for key trials, and the memory of hellos.
+
+use crate::id::SessionId;
+use crate::limits::{
+    HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES, TRIAL_ADDRESSES, TRIALS_BURST,
+    TRIALS_GLOBAL_BURST, TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
+};
+use crate::time::{Instant, UnixMs};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    per_second: u32,
+    burst: u32,
+    /// Tokens in millionths, so that fractions of a second count.
+    tokens: u64,
+    at: Instant,
+}
+
+impl Budget {
+    pub(super) const fn new(now: Instant, per_second: u32, burst: u32) -> Self {
+        Self { per_second, burst, tokens: burst as u64 * 1_000_000, at: now }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = now.since(self.at).as_micros().min(u128::from(u32::MAX));
+        let more = u64::try_from(elapsed).unwrap_or(0) * u64::from(self.per_second);
+        self.tokens = (self.tokens + more).min(u64::from(self.burst) * 1_000_000);
+        self.at = now;
+    }
+
+    fn has_one(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.tokens >= 1_000_000
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.tokens == u64::from(self.burst) * 1_000_000
+    }
+
+    /// Takes one token; false when there is none.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let has = self.has_one(now);
+        self.tokens -= if has { 1_000_000 } else { 0 };
+        has
+    }
+}
+
+/// What datagrams that no key fits may cost, per address and in all. Nobody is ever banned.
+#[derive(Debug)]
+pub(super) struct Trials {
+    global: Budget,
+    addresses: BTreeMap<IpAddr, Budget>,
+}
+
+impl Trials {
+    pub(super) const fn new(now: Instant) -> Self {
+        let global = Budget::new(now, TRIALS_GLOBAL_PER_SECOND, TRIALS_GLOBAL_BURST);
+        Self { global, addresses: BTreeMap::new() }
+    }
+
+    /// Whether another trial is in the budget.
+    pub(super) fn allow(&mut self, now: Instant, address: IpAddr) -> bool {
+        self.global.has_one(now) && self.addresses.get_mut(&address).is_none_or(|b| b.has_one(now))
+    }
+
+    /// No key fitted.
+    pub(super) fn charge(&mut self, now: Instant, address: IpAddr) {
+        self.global.take(now);
+        if self.addresses.len() >= TRIAL_ADDRESSES && !self.addresses.contains_key(&address) {
+            self.addresses.retain(|_, budget| !budget.is_full(now));
+            if self.addresses.len() >= TRIAL_ADDRESSES {
+                return;
+            }
+        }
+        let fresh = || Budget::new(now, TRIALS_PER_SECOND, TRIALS_BURST);
+        self.addresses.entry(address).or_insert_with(fresh).take(now);
+    }
+}
+
+/// The one reply to a hello.
+#[derive(Debug)]
+struct Reply {
+    datagram: Vec<u8>,
+    left: u32,
+    /// An answer lasts as long as its half-open session, an error until then.
+    lasts: Lasts,
+}
+
+#[derive(Debug)]
+enum Lasts {
+    HalfOpen(SessionId),
+    Until(Instant),
+}
+
+#[derive(Debug)]
+struct Remembered {
+    hash: [u8; 32],
+    timestamp: UnixMs,
+    reply: Option<Reply>,
+}
+
+/// What a file remembers of its hellos.
+#[derive(Debug)]
+pub(super) struct HelloMemory {
+    hellos: BTreeMap<u64, Remembered>,
+    budget: Budget,
+}
+
+/// What memory says of a hello.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Never seen.
+    New,
+    /// A copy: this is its reply.
+    Copy(Vec<u8>),
+    /// Seen, and not to be answered.
+    Silence,
+}
+
+impl HelloMemory {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { hellos: BTreeMap::new(), budget: Budget::new(now, 1, HELLO_BURST) }
+    }
+
+    /// Step 1: a known nonce. `half_open` tells whether a session still is.
+    pub(super) fn known(
+        &mut self,
+        now: Instant,
+        nonce: u64,
+        hash: &[u8; 32],
+        half_open: impl Fn(SessionId) -> bool,
+    ) -> Known {
+        let Some(hello) = self.hellos.get_mut(&nonce) else { return Known::New };
+        let Some(reply) = hello.reply.as_mut().filter(|_| hello.hash == *hash) else {
+            return Known::Silence;
+        };
+        let lasts = match reply.lasts {
+            Lasts::HalfOpen(session) => half_open(session),
+            Lasts::Until(at) => now < at,
+        };
+        if !lasts {
+            hello.reply = None;
+            return Known::Silence;
+        }
+        if reply.left == 0 {
+            return Known::Silence;
+        }
+        reply.left -= 1;
+        Known::Copy(reply.datagram.clone())
+    }
+
+    /// Step 2: remembers a hello that authenticates; false when over budget or memory.
+    pub(super) fn remember(
+        &mut self,
+        now: Instant,
+        wall: UnixMs,
+        nonce: u64,
+        hash: [u8; 32],
+        timestamp: UnixMs,
+    ) -> bool {
+        if self.hellos.len() >= HELLOS_REMEMBERED {
+            self.hellos.retain(|_, hello| wall.distance(hello.timestamp) <= HELLO_MEMORY);
+        }
+        if self.hellos.len() >= HELLOS_REMEMBERED || !self.budget.take(now) {
+            return false;
+        }
+        self.hellos.insert(nonce, Remembered { hash, timestamp, reply: None });
+        true
+    }
+
+    /// Step 5: the reply to a remembered hello.
+    pub(super) fn answered(&mut self, nonce: u64, datagram: &[u8], session: SessionId) {
+        self.set_reply(nonce, datagram, Lasts::HalfOpen(session));
+    }
+
+    /// Steps 3 and 4: the same with an error, kept until then.
+    pub(super) fn refused(&mut self, nonce: u64, datagram: &[u8], until: Instant) {
+        self.set_reply(nonce, datagram, Lasts::Until(until));
+    }
+
+    fn set_reply(&mut self, nonce: u64, datagram: &[u8], lasts: Lasts) {
+        if let Some(hello) = self.hellos.get_mut(&nonce) {
+            let datagram = datagram.to_vec();
+            hello.reply = Some(Reply { datagram, left: REPLY_COPIES, lasts });
+        }
+    }
+
+    /// Forgets what is too old to be taken anyway.
+    pub(super) fn forget(&mut self, now: Instant, wall: UnixMs) {
+        self.hellos.retain(|_, hello| wall.distance(hello.timestamp) <= HELLO_MEMORY);
+        for hello in self.hellos.values_mut() {
+            if matches!(&hello.reply, Some(Reply { lasts: Lasts::Until(at), .. }) if *at <= now) {
+                hello.reply = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+
+    #[test]
+    fn budgets_refill() {
+        let start = Instant::ZERO;
+        let mut budget = Budget::new(start, 2, 3);
+        assert!((0..3).all(|_| budget.take(start)) && !budget.take(start));
+        assert!(!budget.take(start + Duration::from_millis(499)));
+        assert!(budget.take(start + Duration::from_millis(500)));
+        assert!((0..3).all(|_| budget.take(start + Duration::from_secs(60))));
+        assert!(!budget.take(start + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn one_address_does_not_starve_another() {
+        let (now, address) = (Instant::ZERO, |n: u8| IpAddr::from([10, 0, 0, n]));
+        let mut trials = Trials::new(now);
+        for _ in 0..TRIALS_BURST {
+            assert!(trials.allow(now, address(1)));
+            trials.charge(now, address(1));
+        }
+        assert!(!trials.allow(now, address(1)) && trials.allow(now, address(2)));
+    }
+
+    #[test]
+    fn copies_get_their_reply_and_no_more() {
+        let (now, wall) = (Instant::ZERO, UnixMs(1));
+        let mut memory = HelloMemory::new(now);
+        let known = |memory: &mut HelloMemory, at, hash| memory.known(at, 7, &[hash; 32], |_| true);
+        assert_eq!(known(&mut memory, now, 1), Known::New);
+        assert!(memory.remember(now, wall, 7, [1; 32], wall));
+        assert_eq!(known(&mut memory, now, 1), Known::Silence, "no reply yet");
+        memory.refused(7, b"no", now + Duration::from_secs(60));
+        assert_eq!(known(&mut memory, now, 2), Known::Silence, "other bytes");
+        for _ in 0..REPLY_COPIES {
+            assert_eq!(known(&mut memory, now, 1), Known::Copy(b"no".to_vec()));
+        }
+        assert_eq!(known(&mut memory, now, 1), Known::Silence, "64 times");
+        memory.answered(7, b"yes", SessionId(3));
+        assert_eq!(memory.known(now, 7, &[1; 32], |id| id != SessionId(3)), Known::Silence);
+        for nonce in 8..8 + u64::from(HELLO_BURST) - 1 {
+            assert!(memory.remember(now, wall, nonce, [0; 32], wall));
+        }
+        assert!(!memory.remember(now, wall, 99, [0; 32], wall), "over budget");
+        memory.forget(now, UnixMs(4_000_000_000));
+        assert_eq!(known(&mut memory, now, 1), Known::New);
+    }
+}

@@ -1,0 +1,280 @@
+//! The server's side of connecting: rotation 0 → 1 (PROTOCOL 5.1).
+
+use super::admission::Known;
+use super::{Entry, Event, REPLIES, Server};
+use crate::crypto::agree::PrivateKey;
+use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero};
+use crate::crypto::packet::PacketKeys;
+use crate::error::DropReason;
+use crate::id::{Epoch, FileId, SessionId};
+use crate::limits::{
+    CLOCK_SKEW, DATAGRAM_BASE, GRACE_PERIOD, HALF_OPEN, HALF_OPEN_PER_FILE, HEADER_LEN,
+    HELLO_MEMORY, IDLE_TIMEOUT, KEEPALIVE, ROTATION_INTERVAL, TAG_LEN,
+};
+use crate::session::{Session, Setup, datagram_hash};
+use crate::time::{Duration, Now, UnixMs};
+use crate::transport::epochs::{EpochState, Epochs};
+use crate::transport::path::Path;
+use crate::wire::cursor::Writer;
+use crate::wire::frame::{Frame, Frames, write_signal};
+use crate::wire::header::{Header, PacketType};
+use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo, Side};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// A hello that opened.
+struct Hello {
+    file: FileId,
+    nonce: u64,
+    timestamp: UnixMs,
+    connection_id: ConnectionId,
+    keys: EpochKeys,
+    client_public: [u8; 32],
+}
+
+impl Server {
+    /// Steps 0 to 5 for a datagram whose message id says that it is a hello of `file`.
+    pub(super) fn take_hello(
+        &mut self,
+        now: Now,
+        path: Path,
+        file: FileId,
+        nonce: u64,
+        header: &Header,
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
+        if now.wall.distance(header.timestamp) > HELLO_MEMORY {
+            return Err(DropReason::Hello);
+        }
+        let hash = datagram_hash(datagram);
+        let sessions = &self.sessions;
+        let half_open = |id| sessions.get(&id).is_some_and(|e: &Entry| e.session.is_half_open());
+        let accepted = self.credentials.get_mut(file).ok_or(DropReason::NoKey)?;
+        match accepted.hellos.known(now.mono, nonce, &hash, half_open) {
+            Known::New => {}
+            Known::Copy(reply) => {
+                self.reply(path, reply);
+                return Ok(());
+            }
+            Known::Silence => return Err(DropReason::Hello),
+        }
+        let connection_id = ConnectionId::new(header.timestamp, nonce);
+        let secret = &accepted.credential.secret;
+        let keys = epoch_zero(secret, &connection_id, header.timestamp);
+        let packet = PacketKeys::new(&keys, Direction::C2s, self.provider);
+        if !packet.iv_fits(header, nonce) {
+            return Err(DropReason::Iv);
+        }
+        let plaintext = packet.open(header, datagram)?;
+        if !accepted.hellos.remember(now.mono, now.wall, nonce, hash, header.timestamp) {
+            return Err(DropReason::Hello);
+        }
+        let (client_public, server_id) = read_offer(&datagram[plaintext])?;
+        if server_id != self.server_id {
+            return Err(DropReason::Hello);
+        }
+        let timestamp = header.timestamp;
+        let hello = Hello { file, nonce, timestamp, connection_id, keys, client_public };
+        match self.judge(now, &hello) {
+            Some(error) => {
+                self.refuse(now, path, &hello, &error);
+                Ok(())
+            }
+            None => self.answer(now, path, hello),
+        }
+    }
+
+    /// Steps 3 and 4.
+    fn judge(&self, now: Now, hello: &Hello) -> Option<ErrorMessage> {
+        let skew = now.wall.distance(hello.timestamp);
+        let error = |code, message: String, now| {
+            Some(ErrorMessage { code, message, fatal: true, id: None, now })
+        };
+        if skew > CLOCK_SKEW {
+            let side = if hello.timestamp > now.wall { "ahead of" } else { "behind" };
+            let text = format!("your clock is {} s {side} the server's", skew.as_secs());
+            return error(ErrorCode::ClockSkew, text, Some(now.wall));
+        }
+        let valid = self.credentials.get(hello.file).is_some_and(|a| a.credential.is_valid(now.wall.secs()));
+        if !valid {
+            return error(ErrorCode::Expired, "this security file has expired".to_string(), None);
+        }
+        if !self.has_place(hello.file, None) {
+            let text = format!("the server has {0} of {0} clients", self.max_sessions);
+            return error(ErrorCode::ServerFull, text, None);
+        }
+        None
+    }
+
+    /// Whether there is a free place, the session that a new one of `file` supersedes not counted.
+    fn has_place(&self, file: FileId, but: Option<SessionId>) -> bool {
+        let others = self.sessions.iter().filter(|(id, entry)| {
+            entry.established.is_some() && entry.file != file && Some(**id) != but
+        });
+        others.count() < self.max_sessions
+    }
+
+    fn refuse(&mut self, now: Now, path: Path, hello: &Hello, error: &ErrorMessage) {
+        let json = Message::Error(error.clone()).encode();
+        let datagram = self.seal_reply(now, hello, PacketType::Error, &json);
+        if let Some(accepted) = self.credentials.get_mut(hello.file) {
+            accepted.hellos.refused(hello.nonce, &datagram, now.mono + HALF_OPEN);
+        }
+        self.reply(path, datagram);
+    }
+
+    /// Seals the one reply to a hello: a fresh random number, outside the sequence space.
+    fn seal_reply(&mut self, now: Now, hello: &Hello, kind: PacketType, json: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; DATAGRAM_BASE];
+        let mut writer = Writer::new(&mut out[HEADER_LEN..DATAGRAM_BASE - TAG_LEN]);
+        let fits = write_signal(&mut writer, json);
+        debug_assert!(fits, "names are at most 128 bytes");
+        let plaintext = writer.len();
+        let seq = self.random.public.u64();
+        let keys = PacketKeys::new(&hello.keys, Direction::S2c, self.provider);
+        let len = keys.seal(seq, now.wall, kind, &mut out, plaintext);
+        out.truncate(len);
+        out
+    }
+
+    fn reply(&mut self, path: Path, datagram: Vec<u8>) {
+        if self.replies.len() >= REPLIES {
+            self.replies.pop_front();
+        }
+        self.replies.push_back((path, datagram));
+    }
+
+    /// Step 5.
+    fn answer(&mut self, now: Now, path: Path, hello: Hello) -> Result<(), DropReason> {
+        let private = PrivateKey::new(self.random.private.secret());
+        let public_key = private.public();
+        let agreed = private.agree(&hello.client_public).ok_or(DropReason::Hello)?;
+        let accepted = self.credentials.get(hello.file).ok_or(DropReason::NoKey)?;
+        let member = accepted.credential.member.clone();
+        let response_timeout = Duration::from_secs(accepted.credential.response_timeout);
+        let session = Some(self.session_info(now, path, &member));
+        let json = Message::Answer { epoch: Epoch(1), public_key, session }.encode();
+        let datagram = self.seal_reply(now, &hello, PacketType::KeyRotation, &json);
+        let Hello { file, nonce, connection_id, keys, client_public, .. } = hello;
+        let keys = epoch_next(
+            keys.next_key_seed,
+            agreed,
+            &connection_id,
+            Epoch(1),
+            &client_public,
+            &public_key,
+        );
+        let epoch = EpochState::new(Epoch(1), keys, Direction::S2c, self.provider);
+        let setup = Setup {
+            side: Side::Server,
+            connection_id,
+            path,
+            epochs: Epochs::new(epoch),
+            response_timeout,
+            provider: self.provider,
+        };
+        self.make_room(file);
+        let id = SessionId(self.next_session);
+        self.next_session += 1;
+        let session = Session::new(now.mono, setup);
+        let entry = Entry { session, file, member, hello_at: now.mono, established: None };
+        self.sessions.insert(id, entry);
+        self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
+        if let Some(accepted) = self.credentials.get_mut(file) {
+            accepted.hellos.answered(nonce, &datagram, id);
+        }
+        self.reply(path, datagram);
+        Ok(())
+    }
+
+    fn session_info(&self, now: Now, path: Path, member: &str) -> SessionInfo {
+        let next_rotation = self.ports.schedule().map_or_else(
+            || now.wall.secs() + ROTATION_INTERVAL,
+            |schedule| now.wall.secs() + schedule.within_slot(now.wall.secs()).1,
+        );
+        SessionInfo {
+            now: now.wall,
+            member: member.to_string(),
+            server_id: self.server_id.clone(),
+            server_name: self.server_name.clone(),
+            observed: path.remote.to_string(),
+            keepalive: KEEPALIVE.as_secs(),
+            idle_timeout: IDLE_TIMEOUT.as_secs(),
+            next_rotation,
+            rotation_interval: ROTATION_INTERVAL,
+            grace_period: GRACE_PERIOD,
+        }
+    }
+
+    /// At most 4 half-open sessions per file: a fifth replaces the oldest.
+    fn make_room(&mut self, file: FileId) {
+        let half_open = |(id, entry): (&SessionId, &Entry)| {
+            (entry.file == file && entry.session.is_half_open()).then_some(*id)
+        };
+        let own: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
+        if own.len() >= HALF_OPEN_PER_FILE {
+            self.remove(own[0]);
+        }
+    }
+
+    /// The first packet of epoch 1 opened.
+    pub(super) fn established(&mut self, now: Now, id: SessionId) {
+        let Some(entry) = self.sessions.get(&id) else { return };
+        let (file, member, path) = (entry.file, entry.member.clone(), entry.session.path());
+        let accepted = self.credentials.get(file);
+        if !accepted.is_some_and(|a| a.credential.is_valid(now.wall.secs())) {
+            self.end(now, id, ErrorCode::Expired, "this security file is no longer accepted");
+            return;
+        }
+        if self.closing {
+            self.end(now, id, ErrorCode::Shutdown, "the server is shutting down");
+            return;
+        }
+        if !self.has_place(file, Some(id)) {
+            self.end(now, id, ErrorCode::ServerFull, "the last free place was just taken");
+            return;
+        }
+        let older = |(other, entry): (&SessionId, &Entry)| {
+            (*other != id && entry.file == file && entry.established.is_some()).then_some(*other)
+        };
+        let older: Vec<_> = self.sessions.iter().filter_map(older).collect();
+        for other in older {
+            self.end(now, other, ErrorCode::Superseded, "a newer session of this security file");
+        }
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            entry.established = Some(now);
+        }
+        self.by_address.insert(path.remote, id);
+        self.events.push_back(Event::Connected { session: id, member: member.clone(), remote: path.remote });
+        self.welcome(now, id, &member);
+    }
+
+    pub(super) fn end(&mut self, now: Now, id: SessionId, code: ErrorCode, message: &str) {
+        self.with_session(now, id, |session, cx| session.end(cx.now, code, message));
+    }
+}
+
+/// The one SIGNAL of a hello: the client's public key, and the server it is for.
+fn read_offer(plaintext: &[u8]) -> Result<([u8; 32], String), DropReason> {
+    let mut signal = None;
+    for frame in Frames::new(plaintext) {
+        match frame.map_err(|_| DropReason::EpochZero)? {
+            Frame::Signal(json) if signal.is_none() => signal = Some(json),
+            Frame::Padding | Frame::Ack(_) => {}
+            Frame::Signal(_)
+            | Frame::Message(_)
+            | Frame::Chunk { .. }
+            | Frame::Challenge(_)
+            | Frame::Response(_) => return Err(DropReason::EpochZero),
+        }
+    }
+    let json = signal.ok_or(DropReason::EpochZero)?;
+    match Message::read(json, PacketType::KeyRotation, Side::Client) {
+        Ok(Some(Message::Offer { epoch: Epoch(1), public_key, server_id: Some(server_id) })) => {
+            Ok((public_key, server_id))
+        }
+        _ => Err(DropReason::EpochZero),
+    }
+}

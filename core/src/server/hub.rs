@@ -1,0 +1,392 @@
+//! Who is in which room, who is online, and what becomes of chat (PROTOCOL 5.4, 5.5): pure policy,
+//! no session is touched here.
+
+use crate::id::{ChatId, SessionId};
+use crate::limits::{CHATS_PENDING, CHATS_REMEMBERED, MAILBOX_MESSAGES};
+use crate::time::UnixMs;
+use crate::wire::message::{
+    Chat, LOBBY, Message, Presence, ReceiptState, Recipient, SERVER_MEMBER, Status,
+};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// A chat and the members it is still to be delivered to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredChat {
+    /// The chat.
+    pub chat: Chat,
+    /// Members that have not acknowledged it.
+    pub to: Vec<String>,
+}
+
+/// A chat in a mailbox; its number orders the mailbox.
+#[derive(Debug)]
+struct Mail {
+    number: u64,
+    chat: Chat,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    rooms: BTreeSet<String>,
+    since: UnixMs,
+    /// Established sessions, each with its own status and the number of the next mail to send it.
+    sessions: BTreeMap<SessionId, (Status, u64)>,
+    mailbox: VecDeque<Mail>,
+    /// Chats of this member that were stored, oldest first.
+    known: VecDeque<ChatId>,
+    pending: BTreeSet<ChatId>,
+    /// Receipts for chats of this member that came while it was away.
+    receipts: VecDeque<Message>,
+}
+
+impl Member {
+    /// The best status of its sessions.
+    fn status(&self) -> Status {
+        self.sessions.values().map(|(status, _)| *status).min().unwrap_or(Status::Offline)
+    }
+}
+
+/// What becomes of a chat that a member sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// To be made durable for these members first.
+    Store(StoredChat),
+    /// Stored already: `stored` again.
+    Known,
+    /// On its way to the disk: its receipt comes.
+    Pending,
+    /// `no_recipient`.
+    NoRecipient,
+    /// Too much waits.
+    Full,
+}
+
+/// A mail that was acknowledged.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) id: ChatId,
+    pub(super) from: String,
+    pub(super) by: String,
+}
+
+/// Members, rooms and mailboxes.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    members: BTreeMap<String, Member>,
+    next_mail: u64,
+}
+
+impl Hub {
+    /// Adds a member, or sets its rooms; every member is in the lobby.
+    pub(super) fn set_member(&mut self, name: &str, rooms: &[String], now: UnixMs) {
+        let fresh = || Member { since: now, ..Member::default() };
+        let member = self.members.entry(name.to_string()).or_insert_with(fresh);
+        member.rooms = rooms.iter().cloned().chain([LOBBY.to_string()]).collect();
+    }
+
+    pub(super) fn has_member(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// Puts back what was stored before a restart; of chats that are delivered only the id counts.
+    pub(super) fn restore(&mut self, stored: StoredChat) {
+        self.remember(&stored.chat.from, stored.chat.id);
+        for name in stored.to {
+            self.post(&name, &stored.chat);
+        }
+    }
+
+    fn remember(&mut self, from: &str, id: ChatId) {
+        if let Some(member) = self.members.get_mut(from) {
+            if member.known.len() >= CHATS_REMEMBERED {
+                member.known.pop_front();
+            }
+            member.known.push_back(id);
+        }
+    }
+
+    fn post(&mut self, name: &str, chat: &Chat) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.mailbox.push_back(Mail { number: self.next_mail, chat: chat.clone() });
+            self.next_mail += 1;
+        }
+    }
+
+    /// A session of a member is established. Its roster.
+    pub(super) fn join(&mut self, name: &str, session: SessionId, now: UnixMs) -> Message {
+        if let Some(member) = self.members.get_mut(name) {
+            if member.sessions.is_empty() {
+                member.since = now;
+            }
+            member.sessions.insert(session, (Status::Online, 0));
+        }
+        let rooms = self.members.get(name).map(|member| member.rooms.iter().cloned().collect());
+        let members = self.members.iter().map(|(name, member)| Presence {
+            member: name.clone(),
+            status: member.status(),
+            since: member.since,
+        });
+        Message::Roster { members: members.collect(), rooms: rooms.unwrap_or_default() }
+    }
+
+    /// A session of a member has ended. The member's presence, if that changed.
+    pub(super) fn leave(&mut self, name: &str, session: SessionId, now: UnixMs) -> Option<Presence> {
+        let member = self.members.get_mut(name)?;
+        let before = member.status();
+        member.sessions.remove(&session)?;
+        Self::changed(name, member, before, now)
+    }
+
+    /// A member says how it is. Its presence, if that changed.
+    pub(super) fn set_status(
+        &mut self,
+        name: &str,
+        session: SessionId,
+        status: Status,
+        now: UnixMs,
+    ) -> Option<Presence> {
+        let member = self.members.get_mut(name)?;
+        let before = member.status();
+        member.sessions.get_mut(&session)?.0 = status;
+        Self::changed(name, member, before, now)
+    }
+
+    fn changed(name: &str, member: &mut Member, before: Status, now: UnixMs) -> Option<Presence> {
+        let status = member.status();
+        if status == before {
+            return None;
+        }
+        member.since = now;
+        Some(Presence { member: name.to_string(), status, since: now })
+    }
+
+    /// The presence of a member now.
+    pub(super) fn presence(&self, name: &str) -> Option<Presence> {
+        let member = self.members.get(name)?;
+        let (status, since) = (member.status(), member.since);
+        Some(Presence { member: name.to_string(), status, since })
+    }
+
+    /// Sessions of a member.
+    pub(super) fn sessions_of(&self, name: &str) -> Vec<SessionId> {
+        self.members.get(name).map_or_else(Vec::new, |m| m.sessions.keys().copied().collect())
+    }
+
+    /// Sessions of everybody else.
+    pub(super) fn sessions_but(&self, name: &str) -> Vec<SessionId> {
+        let others = self.members.iter().filter(|(other, _)| *other != name);
+        others.flat_map(|(_, member)| member.sessions.keys().copied()).collect()
+    }
+
+    /// A chat of `from` arrived; `chat.from` is set here, whatever the client wrote.
+    pub(super) fn submit(&mut self, from: &str, mut chat: Chat) -> Verdict {
+        let Some(member) = self.members.get(from) else { return Verdict::NoRecipient };
+        if member.known.contains(&chat.id) {
+            return Verdict::Known;
+        }
+        if member.pending.contains(&chat.id) {
+            return Verdict::Pending;
+        }
+        let to = match &chat.to {
+            Recipient::Member(name) if name == SERVER_MEMBER => vec![name.clone()],
+            Recipient::Member(name) if self.members.contains_key(name) => vec![name.clone()],
+            Recipient::Room(room) if member.rooms.contains(room) => self
+                .members
+                .iter()
+                .filter(|(name, other)| *name != from && other.rooms.contains(room))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            Recipient::Member(_) | Recipient::Room(_) => return Verdict::NoRecipient,
+        };
+        let full = |name: &String| {
+            self.members.get(name).is_some_and(|m| m.mailbox.len() >= MAILBOX_MESSAGES)
+        };
+        if member.pending.len() >= CHATS_PENDING || to.iter().any(full) {
+            return Verdict::Full;
+        }
+        chat.from = from.to_string();
+        if let Some(member) = self.members.get_mut(from) {
+            member.pending.insert(chat.id);
+        }
+        Verdict::Store(StoredChat { chat, to })
+    }
+
+    /// A chat is durable: into the mailboxes with it.
+    pub(super) fn stored(&mut self, stored: &StoredChat) {
+        self.failed(&stored.chat);
+        self.remember(&stored.chat.from, stored.chat.id);
+        for name in &stored.to {
+            self.post(name, &stored.chat);
+        }
+    }
+
+    /// A chat could not be made durable: it was never there.
+    pub(super) fn failed(&mut self, chat: &Chat) {
+        if let Some(member) = self.members.get_mut(&chat.from) {
+            member.pending.remove(&chat.id);
+        }
+    }
+
+    /// The next mail to send to a session, and its number.
+    pub(super) fn next_mail(&self, name: &str, session: SessionId) -> Option<(u64, &Chat)> {
+        let member = self.members.get(name)?;
+        let (_, next) = member.sessions.get(&session)?;
+        let at = member.mailbox.partition_point(|mail| mail.number < *next);
+        member.mailbox.get(at).map(|mail| (mail.number, &mail.chat))
+    }
+
+    /// Mail up to this number was sent to a session.
+    pub(super) fn mail_sent(&mut self, name: &str, session: SessionId, number: u64) {
+        if let Some(member) = self.members.get_mut(name)
+            && let Some((_, next)) = member.sessions.get_mut(&session)
+        {
+            *next = number + 1;
+        }
+    }
+
+    /// A session acknowledged a mail; `None` when another session of the member already had.
+    pub(super) fn mail_acked(&mut self, name: &str, number: u64) -> Option<Delivered> {
+        let member = self.members.get_mut(name)?;
+        let at = member.mailbox.binary_search_by_key(&number, |mail| mail.number).ok()?;
+        let mail = member.mailbox.remove(at)?;
+        Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+    }
+
+    /// Keeps a receipt for an author who is away.
+    pub(super) fn keep_receipt(&mut self, author: &str, receipt: Message) {
+        if let Some(member) = self.members.get_mut(author) {
+            if member.receipts.len() >= CHATS_REMEMBERED {
+                member.receipts.pop_front();
+            }
+            member.receipts.push_back(receipt);
+        }
+    }
+
+    /// A receipt kept for a member who is here.
+    pub(super) fn next_receipt(&mut self, name: &str) -> Option<Message> {
+        self.members.get_mut(name)?.receipts.pop_front()
+    }
+
+    /// Chat waiting for a member.
+    pub(super) fn waiting(&self, name: &str) -> usize {
+        self.members.get(name).map_or(0, |member| member.mailbox.len())
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+}
+
+/// A receipt as the server sends it.
+pub(super) fn receipt(id: ChatId, state: ReceiptState, by: &str, at: UnixMs) -> Message {
+    Message::Receipt { id, state, by: by.to_string(), at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> Hub {
+        let mut hub = Hub::default();
+        hub.set_member("ann", &["ops".to_string()], UnixMs(0));
+        hub.set_member("bob", &[], UnixMs(0));
+        hub
+    }
+
+    fn chat(id: u8, to: &str) -> Chat {
+        Chat {
+            id: ChatId([id; 16]),
+            from: "mallory".to_string(),
+            to: Recipient::parse(to).unwrap(),
+            text: "hi".to_string(),
+            sent_at: UnixMs(0),
+        }
+    }
+
+    fn store(hub: &mut Hub, from: &str, chat: Chat) -> StoredChat {
+        match hub.submit(from, chat) {
+            Verdict::Store(stored) => stored,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn recipients() {
+        let mut hub = hub();
+        let to = |hub: &mut Hub, id, name: &str| match hub.submit("ann", chat(id, name)) {
+            Verdict::Store(stored) => Some(stored.to),
+            _ => None,
+        };
+        assert_eq!(to(&mut hub, 1, "@bob"), Some(vec!["bob".to_string()]));
+        assert_eq!(to(&mut hub, 2, "#lobby"), Some(vec!["bob".to_string()]));
+        assert_eq!(to(&mut hub, 3, "#ops"), Some(vec![]));
+        assert_eq!(to(&mut hub, 4, "@server"), Some(vec!["server".to_string()]));
+        assert_eq!(hub.submit("ann", chat(5, "@eve")), Verdict::NoRecipient);
+        assert_eq!(hub.submit("bob", chat(5, "#ops")), Verdict::NoRecipient);
+    }
+
+    #[test]
+    fn each_chat_once() {
+        let mut hub = hub();
+        let stored = store(&mut hub, "ann", chat(1, "@bob"));
+        assert_eq!(stored.chat.from, "ann", "the server writes it");
+        assert_eq!(hub.submit("ann", chat(1, "@bob")), Verdict::Pending);
+        hub.stored(&stored);
+        assert_eq!(hub.submit("ann", chat(1, "@bob")), Verdict::Known);
+        assert!(matches!(hub.submit("bob", chat(1, "@ann")), Verdict::Store(_)), "another's id");
+        let failed = store(&mut hub, "ann", chat(2, "@bob"));
+        hub.failed(&failed.chat);
+        store(&mut hub, "ann", chat(2, "@bob"));
+    }
+
+    #[test]
+    fn mailbox_survives_sessions_and_is_bounded() {
+        let mut hub = hub();
+        for id in 0..4 {
+            let stored = store(&mut hub, "ann", chat(id, "@bob"));
+            hub.stored(&stored);
+        }
+        let (first, second) = (SessionId(1), SessionId(2));
+        hub.join("bob", first, UnixMs(1));
+        let (number, _) = hub.next_mail("bob", first).unwrap();
+        hub.mail_sent("bob", first, number);
+        assert_eq!(hub.next_mail("bob", first).unwrap().1.id, ChatId([1; 16]));
+        hub.leave("bob", first, UnixMs(2));
+        hub.join("bob", second, UnixMs(3));
+        assert_eq!(hub.next_mail("bob", second).unwrap().1.id, ChatId([0; 16]), "not acknowledged");
+        assert_eq!(hub.mail_acked("bob", number).unwrap().by, "bob");
+        assert!(hub.mail_acked("bob", number).is_none());
+        assert_eq!(hub.waiting("bob"), 3);
+        for id in 0..=255 {
+            for round in 0..4 {
+                let mut chat = chat(id, "@bob");
+                chat.id.0[0] = 100 + round;
+                if let Verdict::Store(stored) = hub.submit("ann", chat) {
+                    hub.stored(&stored);
+                }
+            }
+        }
+        assert_eq!(hub.waiting("bob"), MAILBOX_MESSAGES);
+        assert_eq!(hub.submit("ann", chat(77, "@bob")), Verdict::Full);
+    }
+
+    #[test]
+    fn presence_is_the_best_of_all_sessions() {
+        let mut hub = hub();
+        let Message::Roster { members, rooms } = hub.join("ann", SessionId(1), UnixMs(5)) else {
+            panic!()
+        };
+        assert_eq!(rooms, ["lobby", "ops"]);
+        assert_eq!(members[0].status, Status::Online);
+        assert_eq!(members[1].status, Status::Offline);
+        hub.join("ann", SessionId(2), UnixMs(6));
+        assert_eq!(hub.set_status("ann", SessionId(1), Status::Away, UnixMs(7)), None);
+        let away = hub.leave("ann", SessionId(2), UnixMs(8)).unwrap();
+        assert_eq!((away.status, away.since), (Status::Away, UnixMs(8)));
+        assert_eq!(hub.leave("ann", SessionId(1), UnixMs(9)).unwrap().status, Status::Offline);
+        assert_eq!(hub.leave("ann", SessionId(1), UnixMs(9)), None);
+    }
+}

@@ -1,0 +1,466 @@
+//! Floor 5: the server, as a state machine. See the [crate's contract](crate).
+
+mod admission;
+mod commands;
+mod compromise;
+mod credentials;
+mod handshake;
+mod hub;
+mod ports;
+mod relay;
+mod router;
+mod schedule;
+
+use crate::crypto::aead::CipherProvider;
+use crate::error::{CloseReason, DropReason};
+use crate::id::{ChatId, Epoch, FileId, OpId, PortId, SessionId};
+use crate::limits::HALF_OPEN;
+use crate::ops::{Ops, Outcome};
+use crate::random::{Random, Seed};
+use crate::session::{Context, Session, SessionEvent};
+use crate::time::{Duration, Instant, Now};
+use crate::transport::Timer;
+use crate::transport::path::{Path, Transmit};
+use crate::wire::message::{Chat, Message};
+use admission::Trials;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+pub use credentials::{Credential, SecurityFileDraft};
+use credentials::Credentials;
+use hub::Hub;
+pub use hub::StoredChat;
+use ports::{PortPhase, Ports};
+pub use ports::PortChoice;
+use schedule::Schedule;
+
+pub use commands::{IssueError, MemberStatus, SessionStatus, VALID_FOR};
+
+/// Hello replies that wait to be sent; a driver that drains late loses the oldest, and the client
+/// asks again.
+const REPLIES: usize = 256;
+/// Old hellos and secrets are forgotten this often.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// A member and the rooms it is in beside the lobby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its rooms.
+    pub rooms: Vec<String>,
+}
+
+/// What a server starts from: its configuration, and what it had made durable.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// The server's id, as its security files name it.
+    pub server_id: String,
+    /// The server's name, for people.
+    pub server_name: String,
+    /// Address or host name that clients find it under.
+    pub public: String,
+    /// How its port is chosen.
+    pub port: PortChoice,
+    /// Everybody who may connect.
+    pub members: Vec<Member>,
+    /// Secrets of the files it issued.
+    pub credentials: Vec<Credential>,
+    /// Chat not yet delivered, oldest first; with no recipient left only its id counts.
+    pub chats: Vec<StoredChat>,
+    /// Most established sessions (SPEC 11.2).
+    pub max_sessions: usize,
+    /// Makes packet ciphers.
+    pub provider: &'static dyn CipherProvider,
+}
+
+/// An effect that the driver or its host performs, and answers with one completion.
+#[derive(Debug)]
+pub enum Action {
+    /// Listen on UDP port `number`, and name the binding `port`.
+    BindPort {
+        /// Its name from now on.
+        port: PortId,
+        /// The port number.
+        number: u16,
+    },
+    /// Keep the credential, then seal the file and write it.
+    IssueSecurityFile {
+        /// What to keep and to seal.
+        draft: Box<SecurityFileDraft>,
+    },
+    /// Make durable that these files are no longer accepted, wiping all that is kept of them.
+    RetireFiles {
+        /// Which.
+        files: Vec<FileId>,
+    },
+    /// Make a chat durable.
+    StoreChat {
+        /// The chat and who it is for.
+        stored: Box<StoredChat>,
+    },
+    /// Note, in its own time, that a member has a chat.
+    ChatDelivered {
+        /// Author of the chat.
+        from: String,
+        /// Its id.
+        id: ChatId,
+        /// Who has it.
+        by: String,
+    },
+}
+
+/// What happened, for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The server listens on this port.
+    Listening {
+        /// The port number.
+        port: u16,
+    },
+    /// No port could be bound.
+    NoPort,
+    /// A member's session is established.
+    Connected {
+        /// Which session.
+        session: SessionId,
+        /// Whose.
+        member: String,
+        /// From where.
+        remote: SocketAddr,
+    },
+    /// An established session has ended.
+    Disconnected {
+        /// Which session.
+        session: SessionId,
+        /// Whose.
+        member: String,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A chat is durable, and on its way.
+    Chat(Chat),
+    /// COMPROMISED was raised for a member.
+    Compromised {
+        /// Whose keys.
+        member: String,
+        /// Who raised it: the member, or `server`.
+        by: String,
+        /// Whether the retirement is durable and the replacement file written.
+        new_file_ready: bool,
+    },
+    /// Our signal to a session is through with.
+    Signalled {
+        /// Which session.
+        session: SessionId,
+        /// Whose.
+        member: String,
+        /// Whether the client acknowledged it.
+        acknowledged: bool,
+    },
+    /// A session is in a new epoch.
+    KeysRotated {
+        /// Which session.
+        session: SessionId,
+        /// Whose.
+        member: String,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+}
+
+/// What waits for an action.
+#[derive(Debug)]
+enum Waits {
+    Bind,
+    Issue(Credential),
+    Retire(compromise::Replacement),
+    Replace(Credential, compromise::Replacement),
+    Store(StoredChat),
+    Nothing,
+}
+
+/// A session and whose it is.
+#[derive(Debug)]
+struct Entry {
+    session: Session,
+    file: FileId,
+    member: String,
+    hello_at: Instant,
+    /// When it was established; `None` before that.
+    established: Option<Now>,
+}
+
+impl Entry {
+    /// When it goes if it is not established by then.
+    fn half_open_until(&self) -> Option<Instant> {
+        self.session.is_half_open().then(|| self.hello_at + HALF_OPEN)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let own = self.session.deadline().map(|(_, at)| at);
+        own.into_iter().chain(self.half_open_until()).min()
+    }
+}
+
+/// A deadline, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// When.
+    pub at: Instant,
+    /// What for.
+    pub timer: Timer,
+}
+
+/// The server. Every method is an input (`handle_*`), a command, an output (`poll_*`) or a getter.
+#[derive(Debug)]
+pub struct Server {
+    server_id: String,
+    server_name: String,
+    public: String,
+    max_sessions: usize,
+    provider: &'static dyn CipherProvider,
+    random: Random,
+    ports: Ports,
+    credentials: Credentials,
+    trials: Trials,
+    hub: Hub,
+    sessions: BTreeMap<SessionId, Entry>,
+    by_address: BTreeMap<SocketAddr, SessionId>,
+    next_session: u64,
+    schedule: Schedule,
+    ops: Ops<Action, Waits>,
+    events: VecDeque<Event>,
+    replies: VecDeque<(Path, Vec<u8>)>,
+    drops: [u64; DropReason::ALL.len()],
+    forget_at: Instant,
+    closing: bool,
+}
+
+impl Server {
+    /// A server that starts to bind its port.
+    #[must_use]
+    pub fn new(config: ServerConfig, seed: &Seed, now: Now) -> Self {
+        let mut hub = Hub::default();
+        for member in &config.members {
+            hub.set_member(&member.name, &member.rooms, now.wall);
+        }
+        config.chats.into_iter().for_each(|stored| hub.restore(stored));
+        let mut credentials = Credentials::default();
+        for credential in config.credentials {
+            credentials.accept(now.mono, credential);
+        }
+        let mut server = Self {
+            server_id: config.server_id,
+            server_name: config.server_name,
+            public: config.public,
+            max_sessions: config.max_sessions,
+            provider: config.provider,
+            random: Random::new(seed),
+            ports: Ports::new(config.port, now.wall),
+            credentials,
+            trials: Trials::new(now.mono),
+            hub,
+            sessions: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            next_session: 0,
+            schedule: Schedule::default(),
+            ops: Ops::default(),
+            events: VecDeque::new(),
+            replies: VecDeque::new(),
+            drops: [0; DropReason::ALL.len()],
+            forget_at: now.mono + FORGET_EVERY,
+            closing: false,
+        };
+        server.bind(now);
+        server
+    }
+
+    fn bind(&mut self, now: Now) {
+        match self.ports.phase {
+            PortPhase::Binding { port, number, .. } => {
+                self.ops.start(now.mono, Action::BindPort { port, number }, Waits::Bind);
+            }
+            PortPhase::Failed => self.events.push_back(Event::NoPort),
+            PortPhase::Open { .. } => {}
+        }
+    }
+
+    /// Input: an action was completed. A stray or second completion is ignored.
+    pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
+        let done = outcome == Outcome::Done;
+        match self.ops.finish(op) {
+            Some(Waits::Bind) => {
+                if done {
+                    self.ports.bound();
+                    let listening = self.ports.number().map(|port| Event::Listening { port });
+                    self.events.extend(listening);
+                } else {
+                    self.ports.unavailable();
+                    self.bind(now);
+                }
+            }
+            Some(Waits::Issue(credential)) if done => {
+                self.credentials.accept(now.mono, credential);
+            }
+            Some(Waits::Retire(replacement)) => self.retired(now, replacement, done),
+            Some(Waits::Replace(credential, replacement)) => {
+                if done {
+                    self.credentials.accept(now.mono, credential);
+                }
+                self.replaced(now, replacement, done);
+            }
+            Some(Waits::Store(stored)) => self.chat_stored(now, &stored, done),
+            Some(Waits::Issue(_) | Waits::Nothing) | None => {}
+        }
+    }
+
+    /// Input: a deadline may have come.
+    pub fn handle_timeout(&mut self, now: Now) {
+        // Once each: what is due until it is polled would else be due for ever.
+        for id in self.schedule.due(now.mono) {
+            self.with_session(now, id, |session, cx| session.handle_timeout(cx.now));
+        }
+        while let Some(op) = self.ops.expired(now.mono) {
+            self.handle_completion(now, op, Outcome::Failed);
+        }
+        if self.forget_at <= now.mono {
+            self.forget_at = now.mono + FORGET_EVERY;
+            let gone = self.credentials.forget(now.mono, now.wall);
+            if !gone.is_empty() {
+                gone.iter().for_each(|file| self.credentials.wipe(*file));
+                self.ops.start(now.mono, Action::RetireFiles { files: gone }, Waits::Nothing);
+            }
+        }
+    }
+
+    /// Does something to a session, then all that follows from it: its events are drained here,
+    /// inside the input that caused them.
+    fn with_session<T>(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let entry = self.sessions.get_mut(&id)?;
+        let mut cx = Context { now, random: &mut self.random };
+        let result = work(&mut entry.session, &mut cx);
+        self.drain(now, id);
+        Some(result)
+    }
+
+    fn drain(&mut self, now: Now, id: SessionId) {
+        while let Some(event) = self.sessions.get_mut(&id).and_then(|e| e.session.poll_event()) {
+            self.on_session_event(now, id, event);
+        }
+        self.pump(now, id);
+        let Some(entry) = self.sessions.get(&id) else { return };
+        if entry.session.is_over() {
+            self.remove(id);
+            return;
+        }
+        if entry.half_open_until().is_some_and(|at| at <= now.mono) {
+            self.remove(id);
+            return;
+        }
+        let deadline = entry.deadline();
+        self.schedule.touch(id, deadline);
+    }
+
+    fn remove(&mut self, id: SessionId) {
+        self.schedule.forget(id);
+        if let Some(entry) = self.sessions.remove(&id) {
+            let remote = entry.session.path().remote;
+            if self.by_address.get(&remote) == Some(&id) {
+                self.by_address.remove(&remote);
+            }
+        }
+    }
+
+    fn on_session_event(&mut self, now: Now, id: SessionId, event: SessionEvent) {
+        match event {
+            SessionEvent::Established => self.established(now, id),
+            SessionEvent::Message(message) => self.take_message(now, id, message),
+            SessionEvent::Acked(number) => self.mail_acked(now, id, number),
+            SessionEvent::KeysRotated(epoch) => {
+                if let Some(entry) = self.sessions.get(&id) {
+                    let (session, member) = (id, entry.member.clone());
+                    self.events.push_back(Event::KeysRotated { session, member, epoch });
+                }
+            }
+            SessionEvent::Compromised => self.compromised_by_member(now, id),
+            SessionEvent::Wiped { acknowledged } => self.signalled(now, id, acknowledged),
+            SessionEvent::Closed(reason) => self.gone(now, id, reason),
+        }
+    }
+
+    /// An established session is no more: its member may be offline by that.
+    fn gone(&mut self, now: Now, id: SessionId, reason: CloseReason) {
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        if entry.established.take().is_none() {
+            return;
+        }
+        let member = entry.member.clone();
+        if let Some(presence) = self.hub.leave(&member, id, now.wall) {
+            self.broadcast(now, &member, &Message::Presence(presence));
+        }
+        self.events.push_back(Event::Disconnected { session: id, member, reason });
+    }
+
+    /// Output: writes the next datagram to send into `out`, which holds at least
+    /// [`DATAGRAM_MAX`](crate::limits::DATAGRAM_MAX) bytes.
+    pub fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<Transmit> {
+        if let Some((path, reply)) = self.replies.pop_front() {
+            out.get_mut(..reply.len())?.copy_from_slice(&reply);
+            return Some(Transmit::one(path, reply.len()));
+        }
+        while let Some(id) = self.schedule.next_ready() {
+            let sent = self.sessions.get_mut(&id).and_then(|e| e.session.poll_transmit(now, out));
+            if let Some((path, len)) = sent {
+                return Some(Transmit::one(path, len));
+            }
+            self.schedule.idle(id);
+            let Some(entry) = self.sessions.get(&id) else { continue };
+            if entry.session.is_over() {
+                self.remove(id);
+            } else {
+                // Sending moves deadlines too.
+                self.schedule.set_deadline(id, entry.deadline());
+            }
+        }
+        None
+    }
+
+    /// Output: the next action to perform.
+    pub fn poll_action(&mut self) -> Option<(OpId, Action)> {
+        self.ops.poll()
+    }
+
+    /// Output: the next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Output: when to call [`Self::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        let session = self.schedule.next_deadline().map(|(at, id)| {
+            let timer = self.sessions.get(&id).and_then(|entry| entry.session.deadline());
+            Deadline { at, timer: timer.map_or(Timer::Forget, |(timer, _)| timer) }
+        });
+        let op = self.ops.deadline().map(|at| Deadline { at, timer: Timer::Completion });
+        let forget = Some(Deadline { at: self.forget_at, timer: Timer::Forget });
+        [session, op, forget].into_iter().flatten().min_by_key(|deadline| deadline.at)
+    }
+
+    /// Getter: datagrams dropped in silence, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.drops)
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+    }
+}

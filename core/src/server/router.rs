@@ -1,0 +1,85 @@
+//! From a datagram to the session it belongs to, cheapest test first (PROTOCOL 3).
+
+use super::Server;
+use crate::error::DropReason;
+use crate::id::SessionId;
+use crate::limits::DATAGRAM_BASE;
+use crate::session::{Context, datagram_hash};
+use crate::time::Now;
+use crate::transport::epochs::Slot;
+use crate::transport::path::Path;
+use crate::wire::header::{Header, PacketType};
+
+impl Server {
+    /// Input: a datagram arrived by `path`. It is decrypted in place. Nothing that the network sends
+    /// is an error: what does not open is dropped in silence, and counted.
+    pub fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
+        if let Err(reason) = self.route(now, path, datagram) {
+            self.dropped(reason);
+        }
+    }
+
+    fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let header = Header::decode(datagram).ok_or(DropReason::Header)?;
+        if let Some(id) = self.by_address.get(&path.remote).copied()
+            && let Some(found) = self.sessions.get(&id).and_then(|e| e.session.recognise(&header))
+        {
+            return self.deliver(now, path, id, &header, found, datagram);
+        }
+        let address = path.remote.ip();
+        if !self.trials.allow(now.mono, address) {
+            return Err(DropReason::Budget);
+        }
+        let fits = self.sessions.iter().find_map(|(id, entry)| {
+            entry.session.recognise(&header).map(|found| (*id, found))
+        });
+        if let Some((id, found)) = fits {
+            return self.deliver(now, path, id, &header, found, datagram);
+        }
+        if header.kind == PacketType::Compromised && self.repeat_ack(path, datagram) {
+            return Ok(());
+        }
+        if header.kind == PacketType::KeyRotation
+            && datagram.len() == DATAGRAM_BASE
+            && let Some((file, nonce)) = self.credentials.recognise(&header)
+        {
+            return self.take_hello(now, path, file, nonce, &header, datagram);
+        }
+        self.trials.charge(now.mono, address);
+        Err(DropReason::NoKey)
+    }
+
+    fn deliver(
+        &mut self,
+        now: Now,
+        path: Path,
+        id: SessionId,
+        header: &Header,
+        found: (Slot, u64),
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let hash = (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
+        let entry = self.sessions.get_mut(&id).ok_or(DropReason::NoKey)?;
+        let mut cx = Context { now, random: &mut self.random };
+        let taken = entry.session.handle_datagram(&mut cx, path, header, found, datagram);
+        if let Some(hash) = hash {
+            entry.session.note_signal(hash);
+        }
+        self.drain(now, id);
+        taken
+    }
+
+    /// A copy of a signal already acknowledged draws the same ack (PROTOCOL 7).
+    fn repeat_ack(&mut self, path: Path, datagram: &[u8]) -> bool {
+        let echoing = self.sessions.iter_mut().filter(|(_, entry)| entry.session.echoes());
+        let hash = datagram_hash(datagram);
+        for (id, entry) in echoing {
+            if entry.session.is_copy_of_signal(path, &hash) {
+                let deadline = entry.session.deadline().map(|(_, at)| at);
+                self.schedule.touch(*id, deadline);
+                return true;
+            }
+        }
+        false
+    }
+}

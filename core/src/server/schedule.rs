@@ -1,0 +1,84 @@
+//! Which session is due when, and which may have something to send: nothing walks all sessions.
+
+use crate::id::SessionId;
+use crate::time::Instant;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+/// Deadlines of sessions, and the sessions to poll.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    deadlines: BTreeSet<(Instant, SessionId)>,
+    of: BTreeMap<SessionId, Instant>,
+    ready: BTreeSet<SessionId>,
+    /// Round robin: the session polled last.
+    last: Option<SessionId>,
+}
+
+impl Schedule {
+    /// A session was touched: it may have something to send, and another deadline.
+    pub(super) fn touch(&mut self, id: SessionId, deadline: Option<Instant>) {
+        self.set_deadline(id, deadline);
+        self.ready.insert(id);
+    }
+
+    pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<Instant>) {
+        if let Some(old) = self.of.remove(&id) {
+            self.deadlines.remove(&(old, id));
+        }
+        if let Some(at) = deadline {
+            self.of.insert(id, at);
+            self.deadlines.insert((at, id));
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: SessionId) {
+        self.set_deadline(id, None);
+        self.ready.remove(&id);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<(Instant, SessionId)> {
+        self.deadlines.first().copied()
+    }
+
+    /// The sessions whose deadline has come.
+    pub(super) fn due(&self, now: Instant) -> Vec<SessionId> {
+        self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// The next session to poll, taking turns.
+    pub(super) fn next_ready(&mut self) -> Option<SessionId> {
+        let after = self.last.map_or(SessionId(0), |SessionId(last)| SessionId(last + 1));
+        let id = self.ready.range(after..).next().or_else(|| self.ready.first()).copied()?;
+        self.last = Some(id);
+        Some(id)
+    }
+
+    /// The session has nothing more to send.
+    pub(super) fn idle(&mut self, id: SessionId) {
+        self.ready.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_and_turns() {
+        let at = Instant::from_micros;
+        let mut schedule = Schedule::default();
+        schedule.touch(SessionId(1), Some(at(5)));
+        schedule.touch(SessionId(2), Some(at(3)));
+        schedule.touch(SessionId(2), Some(at(9)));
+        assert_eq!(schedule.next_deadline(), Some((at(5), SessionId(1))));
+        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
+        assert_eq!(schedule.next_ready(), Some(SessionId(2)));
+        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
+        schedule.idle(SessionId(2));
+        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
+        schedule.forget(SessionId(1));
+        assert_eq!(schedule.next_ready(), None);
+        assert_eq!(schedule.next_deadline(), Some((at(9), SessionId(2))));
+    }
+}

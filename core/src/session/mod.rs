@@ -1,0 +1,406 @@
+//! Floor 4: what the messages of one peer mean.
+
+mod compromise;
+mod phase;
+mod rotation;
+mod transfer;
+
+use crate::crypto::aead::CipherProvider;
+use crate::crypto::derive::{ConnectionId, Direction};
+use crate::error::{CloseReason, DropReason, SendError, Violation};
+use crate::id::Epoch;
+use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
+use crate::random::Random;
+use crate::time::{Duration, Instant, Now};
+use crate::transport::{Timer, Transport};
+use crate::transport::channel::Token;
+use crate::transport::epochs::{Epochs, Slot};
+use crate::transport::path::Path;
+use crate::wire::header::{Header, PacketType};
+use crate::wire::json::Object;
+use crate::wire::message::{ErrorCode, ErrorMessage, Message, Presence, Side, Status};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::ToString;
+use alloc::vec;
+use phase::{Parting, Phase};
+use rotation::Rotation;
+use transfer::Transfers;
+
+pub(crate) use compromise::datagram_hash;
+
+
+/// What a session tells the role above it. Drained within the input that caused it.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// The peer is in epoch 1.
+    Established,
+    /// A message of the channel that is the role's to act on.
+    Message(Message),
+    /// The message pushed with this token was wholly acknowledged.
+    Acked(Token),
+    /// A rotation is complete.
+    KeysRotated(Epoch),
+    /// The peer raised COMPROMISED: `acknowledge` is called once the role has done its part.
+    Compromised,
+    /// Our own signal is through with: acknowledged, or given up. All keys are gone.
+    Wiped { acknowledged: bool },
+    /// All keys are gone.
+    Closed(CloseReason),
+}
+
+/// What every input of a session needs from its machine.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) now: Now,
+    pub(crate) random: &'a mut Random,
+}
+
+/// How a session is made: its epoch-1 keys and what it must know.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) side: Side,
+    pub(crate) connection_id: ConnectionId,
+    pub(crate) path: Path,
+    pub(crate) epochs: Epochs,
+    pub(crate) response_timeout: Duration,
+    pub(crate) provider: &'static dyn CipherProvider,
+}
+
+/// One peer, from the keys of epoch 1 to their end.
+#[derive(Debug)]
+pub(crate) struct Session {
+    side: Side,
+    connection_id: ConnectionId,
+    path: Path,
+    response_timeout: Duration,
+    provider: &'static dyn CipherProvider,
+    phase: Phase,
+    rotation: Rotation,
+    transfers: Transfers,
+    events: VecDeque<SessionEvent>,
+}
+
+impl Session {
+    pub(crate) fn new(now: Instant, setup: Setup) -> Self {
+        let Setup { side, connection_id, path, epochs, response_timeout, provider } = setup;
+        Self {
+            side,
+            connection_id,
+            path,
+            response_timeout,
+            provider,
+            phase: Phase::HalfOpen(Box::new(Transport::new(now, epochs))),
+            rotation: Rotation::default(),
+            transfers: Transfers::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The direction that this side seals.
+    const fn direction(&self) -> Direction {
+        match self.side {
+            Side::Client => Direction::C2s,
+            Side::Server => Direction::S2c,
+        }
+    }
+
+    const fn peer(&self) -> Side {
+        match self.side {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+
+    pub(crate) const fn path(&self) -> Path {
+        self.path
+    }
+
+    pub(crate) const fn is_half_open(&self) -> bool {
+        matches!(self.phase, Phase::HalfOpen(_))
+    }
+
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
+    }
+
+    pub(crate) const fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// The sealing epoch, while there are keys.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.phase.epochs().map(Epochs::current)
+    }
+
+    /// The smoothed round-trip time, once measured.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.phase.transport()?.recovery.rtt.smoothed()
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<SessionEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whose keys a datagram was made with, if this session's (opening step 2).
+    pub(crate) fn recognise(&self, header: &Header) -> Option<(Slot, u64)> {
+        self.phase.epochs()?.recognise(header)
+    }
+
+    /// Takes a datagram that [`Self::recognise`] knows.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        header: &Header,
+        found: (Slot, u64),
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let Some(transport) = self.phase.transport_mut() else {
+            return self.handle_while_ending(cx, path, header, found, datagram);
+        };
+        let opened = transport.open(cx.now.mono, header, found, datagram)?;
+        if opened.completes {
+            self.advance(path, opened.epoch);
+        }
+        let plaintext = &datagram[opened.plaintext];
+        let taken = self.take_frames(cx, path, header.kind, opened.seq, opened.epoch, plaintext);
+        if let Err(violation) = taken {
+            self.violate(cx.now, violation);
+        }
+        Ok(())
+    }
+
+    /// A packet of a new epoch opened: the session is established, or a rotation complete.
+    fn advance(&mut self, path: Path, epoch: Epoch) {
+        self.phase.establish();
+        self.rotation.complete(epoch);
+        if epoch == Epoch(1) {
+            self.path = path;
+            self.events.push_back(SessionEvent::Established);
+        } else {
+            self.events.push_back(SessionEvent::KeysRotated(epoch));
+        }
+    }
+
+    fn take_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        kind: PacketType,
+        seq: u64,
+        epoch: Epoch,
+        plaintext: &[u8],
+    ) -> Result<(), Violation> {
+        let Some(transport) = self.phase.transport_mut() else { return Ok(()) };
+        let inbox = transport.process(cx.now.mono, path, kind, seq, plaintext)?;
+        let delivered = core::mem::take(&mut transport.delivered);
+        self.events.extend(delivered.into_iter().map(SessionEvent::Acked));
+        if let Some(transfer) = inbox.chunk {
+            self.transfers.take_chunk(transfer)?;
+        }
+        for json in inbox.signals {
+            let object = Object::parse(json).map_err(Violation::Frames)?;
+            self.take_signal(cx, path, kind, epoch, &object)?;
+        }
+        while let Some((kind, bytes)) =
+            self.phase.transport_mut().and_then(Transport::pop_message)
+        {
+            if let Some(message) = Message::read(&bytes, kind, self.peer())? {
+                self.take_message(cx, message)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_signal(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        kind: PacketType,
+        epoch: Epoch,
+        object: &Object,
+    ) -> Result<(), Violation> {
+        match object.text("type").map_err(Violation::Message)? {
+            "compromised" => self.take_compromised(cx, path, kind, epoch, object),
+            // Nobody asked for it.
+            "compromised_ack" => Err(Violation::BadSignal),
+            _ => match Message::from_object(object, kind, self.peer())? {
+                Some(message) => self.take_message(cx, message),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn take_message(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Violation> {
+        match message {
+            Message::Trigger { epoch, .. } => self.take_trigger(cx, epoch),
+            Message::Offer { epoch, public_key, .. } => self.take_offer(cx, epoch, &public_key),
+            Message::Answer { epoch, public_key, .. } => self.take_answer(epoch, &public_key),
+            Message::Switch { epoch } => self.take_switch(epoch),
+            Message::Error(error) if error.fatal => {
+                self.take_fatal(error);
+                Ok(())
+            }
+            Message::Presence(Presence { status: Status::Offline, .. })
+                if self.side == Side::Server =>
+            {
+                self.take_goodbye(cx.now);
+                Ok(())
+            }
+            Message::File { transfer, what } => self.take_file(cx.now, transfer, &what),
+            other @ (Message::PortRotation(_)
+            | Message::CredentialStored { .. }
+            | Message::Error(_)
+            | Message::Chat(_)
+            | Message::Receipt { .. }
+            | Message::Presence(_)
+            | Message::Roster { .. }) => {
+                self.events.push_back(SessionEvent::Message(other));
+                Ok(())
+            }
+        }
+    }
+
+    /// The peer ended the session: keys go at once, and nothing is answered.
+    fn take_fatal(&mut self, error: ErrorMessage) {
+        let ErrorMessage { code, message, now, .. } = error;
+        self.phase = Phase::Over;
+        self.events.push_back(SessionEvent::Closed(CloseReason::Refused { code, message, now }));
+    }
+
+    /// The client's goodbye: its ack is our last packet (PROTOCOL 5.5).
+    fn take_goodbye(&mut self, now: Now) {
+        let Some(transport) = self.phase.transport_mut() else { return };
+        let mut out = vec![0; DATAGRAM_MAX];
+        let len = transport.last_ack(now, &mut out).unwrap_or(0);
+        out.truncate(len);
+        let interval = Duration::ZERO;
+        self.phase = Phase::Parting(Parting { datagram: out, left: 1, at: now.mono, interval });
+        self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
+    }
+
+    /// Queues a message.
+    pub(crate) fn send(&mut self, message: &Message, token: Option<Token>) -> Result<(), SendError> {
+        let bytes = message.encode();
+        if bytes.len() > MESSAGE_MAX {
+            return Err(SendError::Size);
+        }
+        let Some(transport) = self.phase.transport_mut() else { return Err(SendError::Closed) };
+        if transport.sending.push(message.packet_type(), bytes, token) {
+            Ok(())
+        } else {
+            Err(SendError::WindowFull)
+        }
+    }
+
+    /// Queues an answer that we owe; a peer that lets too many pile up is cut off.
+    pub(crate) fn owe(&mut self, now: Now, message: &Message, token: Option<Token>) {
+        if self.send(message, token) == Err(SendError::WindowFull) {
+            self.violate(now, Violation::Backlog);
+        }
+    }
+
+    /// Whether a message would go out without waiting for others.
+    pub(crate) fn has_room(&self) -> bool {
+        self.phase.transport().is_some_and(|transport| transport.sending.has_room())
+    }
+
+    fn violate(&mut self, now: Now, violation: Violation) {
+        self.fatal(now, ErrorCode::Protocol, &violation.to_string(), CloseReason::Violated(violation));
+    }
+
+    /// Ends the session with a fatal error (PROTOCOL 5.3).
+    pub(crate) fn end(&mut self, now: Now, code: ErrorCode, message: &str) {
+        self.fatal(now, code, message, CloseReason::Ended(code));
+    }
+
+    fn fatal(&mut self, now: Now, code: ErrorCode, message: &str, reason: CloseReason) {
+        let Some(transport) = self.phase.transport_mut() else { return };
+        let error = Message::Error(ErrorMessage {
+            code,
+            message: message.to_string(),
+            fatal: true,
+            id: None,
+            now: None,
+        });
+        let interval = transport.recovery.rtt.pto();
+        let datagram = transport.seal_signal(now, PacketType::Error, &error.encode());
+        let parting = Parting { datagram, left: FATAL_COPIES, at: now.mono, interval };
+        self.phase = Phase::Parting(parting);
+        self.events.push_back(SessionEvent::Closed(reason));
+    }
+
+    /// Says goodbye (PROTOCOL 5.5): what was sent before it is repaired until the ack, at most 3 PTO.
+    pub(crate) fn leave(&mut self, now: Now) {
+        let goodbye = Presence {
+            member: Default::default(),
+            status: Status::Offline,
+            since: now.wall,
+        };
+        let sent = self.send(&Message::Presence(goodbye), None);
+        match (core::mem::replace(&mut self.phase, Phase::Over), sent) {
+            (Phase::Open(transport) | Phase::HalfOpen(transport), Ok(())) => {
+                let until = now.mono + transport.recovery.rtt.pto() * 3;
+                self.phase = Phase::Leaving(transport, until);
+            }
+            (ending @ (Phase::Signalling(_) | Phase::Replacing(_) | Phase::Echo(_)), _) => {
+                self.phase = ending;
+            }
+            _ => self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye)),
+        }
+    }
+
+    /// Wipes all keys without a word.
+    pub(crate) fn discard(&mut self) {
+        self.phase = Phase::Over;
+        self.events.clear();
+    }
+
+    /// A deadline may have come.
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        if let Some(transport) = self.phase.transport_mut() {
+            if transport.is_dead(now.mono) {
+                self.phase = Phase::Over;
+                self.events.push_back(SessionEvent::Closed(CloseReason::Idle));
+                return;
+            }
+            transport.on_timeout(now.mono);
+        }
+        match &self.phase {
+            Phase::Leaving(transport, until)
+                if *until <= now.mono || transport.sending.is_idle() =>
+            {
+                self.phase = Phase::Over;
+                self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
+            }
+            Phase::Signalling(signal) if signal.until <= now.mono => self.signal_done(false),
+            Phase::Echo(echo) if echo.until <= now.mono => self.phase = Phase::Over,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<(Timer, Instant)> {
+        self.phase.deadlines().min_by_key(|(_, at)| *at)
+    }
+
+    /// Writes the next datagram that is due.
+    pub(crate) fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
+        let home = self.path;
+        match &mut self.phase {
+            Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) => {
+                transport.poll_transmit(now, home, out)
+            }
+            Phase::Signalling(signal) => signal.poll(now.mono, out).map(|len| (home, len)),
+            Phase::Echo(echo) => echo.poll(out),
+            Phase::Parting(parting) => {
+                let len = parting.poll(now.mono, out);
+                if parting.left == 0 {
+                    self.phase = Phase::Over;
+                }
+                len.map(|len| (home, len))
+            }
+            Phase::Replacing(_) | Phase::Over => None,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Where a session is between its first key and its last.
+
+use super::compromise::{Echo, Replacing, Signalling};
+use crate::time::{Duration, Instant};
+use crate::transport::{Timer, Transport};
+use crate::transport::epochs::Epochs;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// Each phase holds what it needs and no more: leaving one drops, and so wipes, its keys.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// There are keys of epoch 1, but no packet of it has opened.
+    HalfOpen(Box<Transport>),
+    /// Established.
+    Open(Box<Transport>),
+    /// We said goodbye and wait for the ack.
+    Leaving(Box<Transport>, Instant),
+    /// We raised COMPROMISED.
+    Signalling(Box<Signalling>),
+    /// The peer did, and the role above has not finished its part.
+    Replacing(Box<Replacing>),
+    /// Acknowledged: the ack is repeated for copies of the signal. No keys.
+    Echo(Box<Echo>),
+    /// A last datagram is repeated. No keys.
+    Parting(Parting),
+    /// Nothing is left.
+    Over,
+}
+
+impl Phase {
+    pub(super) const fn transport(&self) -> Option<&Transport> {
+        match self {
+            Self::HalfOpen(transport) | Self::Open(transport) | Self::Leaving(transport, _) => {
+                Some(transport)
+            }
+            Self::Signalling(_)
+            | Self::Replacing(_)
+            | Self::Echo(_)
+            | Self::Parting(_)
+            | Self::Over => None,
+        }
+    }
+
+    pub(super) const fn transport_mut(&mut self) -> Option<&mut Transport> {
+        match self {
+            Self::HalfOpen(transport) | Self::Open(transport) | Self::Leaving(transport, _) => {
+                Some(transport)
+            }
+            Self::Signalling(_)
+            | Self::Replacing(_)
+            | Self::Echo(_)
+            | Self::Parting(_)
+            | Self::Over => None,
+        }
+    }
+
+    /// The keys, while they open packets.
+    pub(super) fn epochs(&self) -> Option<&Epochs> {
+        match self {
+            Self::Signalling(signal) => Some(&signal.epochs),
+            other => other.transport().map(|transport| &transport.epochs),
+        }
+    }
+
+    /// The first packet of epoch 1 opened.
+    pub(super) fn establish(&mut self) {
+        *self = match core::mem::replace(self, Self::Over) {
+            Self::HalfOpen(transport) => Self::Open(transport),
+            other => other,
+        };
+    }
+
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (Timer, Instant)> {
+        let own = match self {
+            Self::Leaving(_, until) => Some((Timer::Repeat, *until)),
+            Self::Signalling(signal) => Some((Timer::Repeat, signal.deadline())),
+            Self::Echo(echo) => Some((Timer::Forget, echo.until)),
+            Self::Parting(parting) => Some((Timer::Repeat, parting.at)),
+            Self::HalfOpen(_) | Self::Open(_) | Self::Replacing(_) | Self::Over => None,
+        };
+        own.into_iter().chain(self.transport().into_iter().flat_map(Transport::deadlines))
+    }
+}
+
+/// One last datagram, repeated.
+#[derive(Debug)]
+pub(super) struct Parting {
+    pub(super) datagram: Vec<u8>,
+    pub(super) left: u32,
+    pub(super) at: Instant,
+    pub(super) interval: Duration,
+}
+
+impl Parting {
+    pub(super) fn poll(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
+        if self.datagram.is_empty() {
+            self.left = 0;
+        }
+        if self.left == 0 || self.at > now {
+            return None;
+        }
+        self.left -= 1;
+        self.at = now + self.interval;
+        let len = self.datagram.len();
+        out.get_mut(..len)?.copy_from_slice(&self.datagram);
+        Some(len)
+    }
+}

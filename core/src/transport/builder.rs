@@ -1,0 +1,110 @@
+//! Packs frames into packets and seals them (PROTOCOL 3, 4).
+
+use super::Transport;
+use super::path::Path;
+use super::recovery::Sent;
+use crate::limits::{DATAGRAM_BASE, HEADER_LEN, OVERHEAD};
+use crate::time::Now;
+use crate::wire::cursor::Writer;
+use crate::wire::frame::{write_message, write_padding, write_response};
+use crate::wire::header::PacketType;
+use alloc::vec::Vec;
+
+/// Largest plaintext of a datagram of the base size.
+const ROOM: usize = DATAGRAM_BASE - OVERHEAD;
+
+/// The next datagram, most urgent first: responses, messages, pings, bare acknowledgements.
+pub(super) fn build(
+    transport: &mut Transport,
+    now: Now,
+    home: Path,
+    out: &mut [u8],
+) -> Option<(Path, usize)> {
+    if let Some((path, data)) = transport.responses.pop_front() {
+        let (_, len) = plaintext(transport, now, out, |writer| write_response(writer, &data));
+        return Some((path, seal(transport, now, PacketType::Pong, out, len, None)));
+    }
+    if transport.recovery.may_send(DATAGRAM_BASE as u64)
+        && let Some(len) = messages(transport, now, out)
+    {
+        return Some((home, len));
+    }
+    if transport.ping_due && transport.recovery.may_send(64) {
+        transport.ping_due = false;
+        let (acked, len) = plaintext(transport, now, out, |writer| {
+            write_padding(writer, 1);
+            true
+        });
+        let sent = Record { fragments: Vec::new(), acked };
+        return Some((home, seal(transport, now, PacketType::Ping, out, len, Some(sent))));
+    }
+    if transport.acks.due().is_some_and(|due| due <= now.mono) {
+        return bare_ack(transport, now, out).map(|len| (home, len));
+    }
+    None
+}
+
+/// A packet of nothing but an ACK, if one is owed.
+pub(super) fn bare_ack(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<usize> {
+    let (acked, len) = plaintext(transport, now, out, |_| true);
+    acked?;
+    Some(seal(transport, now, PacketType::Pong, out, len, None))
+}
+
+/// What must be remembered of an ack-eliciting packet.
+struct Record {
+    fragments: Vec<(u64, core::ops::Range<u64>)>,
+    acked: Option<u64>,
+}
+
+/// Writes an ACK if one is owed, then what `write` adds.
+fn plaintext(
+    transport: &mut Transport,
+    now: Now,
+    out: &mut [u8],
+    write: impl FnOnce(&mut Writer<'_>) -> bool,
+) -> (Option<u64>, usize) {
+    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + ROOM]);
+    let acked = transport.acks.write(now.mono, &mut writer);
+    let written = write(&mut writer);
+    debug_assert!(written, "an ACK of 64 ranges leaves room for a small frame");
+    (acked, writer.len())
+}
+
+/// A packet of fragments of one type.
+fn messages(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<usize> {
+    let (kind, _) = transport.sending.next(None)?;
+    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + ROOM]);
+    let acked = transport.acks.write(now.mono, &mut writer);
+    let mut fragments = Vec::new();
+    while let Some((_, fragment)) = transport.sending.next(Some(kind)) {
+        let count = write_message(&mut writer, &fragment) as u64;
+        if count == 0 {
+            break;
+        }
+        let (id, range) = (fragment.id, fragment.offset..fragment.offset + count);
+        transport.sending.sent(id, range.clone());
+        fragments.push((id, range));
+    }
+    let len = writer.len();
+    Some(seal(transport, now, kind, out, len, Some(Record { fragments, acked })))
+}
+
+fn seal(
+    transport: &mut Transport,
+    now: Now,
+    kind: PacketType,
+    out: &mut [u8],
+    plaintext: usize,
+    record: Option<Record>,
+) -> usize {
+    let seq = transport.epochs.take_seq();
+    let keys = &transport.epochs.send().packet;
+    let len = keys.seal(seq, now.wall, kind, out, plaintext);
+    transport.last_sent = now.mono;
+    if let Some(Record { fragments, acked }) = record {
+        let size = len as u64;
+        transport.recovery.sent(Sent { seq, at: now.mono, size, fragments, acked });
+    }
+    len
+}

@@ -1,0 +1,240 @@
+//! The reliable, ordered channel of messages, one per direction (PROTOCOL 4.1).
+
+use crate::error::Violation;
+use crate::limits::{CHANNEL_BACKLOG, CHANNEL_BYTES, CHANNEL_MESSAGES, MESSAGE_PIECES};
+use crate::ranges::RangeSet;
+use crate::wire::frame::Fragment;
+use crate::wire::header::PacketType;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// What its sender wants to be told by when a message is wholly acknowledged.
+pub(crate) type Token = u64;
+
+#[derive(Debug)]
+struct Outgoing {
+    kind: PacketType,
+    bytes: Vec<u8>,
+    token: Option<Token>,
+    /// Bytes from here on were never sent.
+    unsent: u64,
+    /// Bytes to send again.
+    lost: RangeSet,
+    acked: RangeSet,
+}
+
+impl Outgoing {
+    fn total(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn next(&self) -> Option<Range<u64>> {
+        let again = self.lost.iter().next().cloned();
+        again.or_else(|| (self.unsent < self.total()).then(|| self.unsent..self.total()))
+    }
+}
+
+/// The sending side.
+#[derive(Debug, Default)]
+pub(crate) struct SendChannel {
+    /// Id of the first message in `window`: the lowest not wholly acknowledged.
+    lowest: u64,
+    window: VecDeque<Outgoing>,
+    window_bytes: usize,
+    /// Messages that have no id yet.
+    waiting: VecDeque<Outgoing>,
+}
+
+impl SendChannel {
+    /// Queues a message of 1..65,536 bytes. False when the backlog is full.
+    #[must_use]
+    pub(crate) fn push(&mut self, kind: PacketType, bytes: Vec<u8>, token: Option<Token>) -> bool {
+        if self.waiting.len() >= CHANNEL_BACKLOG {
+            return false;
+        }
+        let (unsent, lost, acked) = (0, RangeSet::new(), RangeSet::new());
+        let message = Outgoing { kind, bytes, token, unsent, lost, acked };
+        // Key rotation waits for nobody's chat (PROTOCOL 5.1).
+        if kind == PacketType::KeyRotation {
+            let at = self.waiting.partition_point(|other| other.kind == PacketType::KeyRotation);
+            self.waiting.insert(at, message);
+        } else {
+            self.waiting.push_back(message);
+        }
+        self.fill();
+        true
+    }
+
+    /// Whether a message pushed now would be sent without waiting for others.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.is_empty() && (self.window.len() as u64) < CHANNEL_MESSAGES / 2
+    }
+
+    /// Whether everything was acknowledged.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.window.is_empty() && self.waiting.is_empty()
+    }
+
+    fn fill(&mut self) {
+        while let Some(message) = self.waiting.front() {
+            let bytes = self.window_bytes + message.bytes.len();
+            if self.window.len() as u64 >= CHANNEL_MESSAGES || bytes > CHANNEL_BYTES {
+                return;
+            }
+            self.window_bytes = bytes;
+            self.window.extend(self.waiting.pop_front());
+        }
+    }
+
+    /// The next fragment to send, of a given type if the packet has one already.
+    pub(crate) fn next(&self, kind: Option<PacketType>) -> Option<(PacketType, Fragment<'_>)> {
+        let (index, message, range) = self
+            .window
+            .iter()
+            .enumerate()
+            .find_map(|(index, message)| Some((index, message, message.next()?)))?;
+        if kind.is_some_and(|kind| kind != message.kind) {
+            return None;
+        }
+        let (start, end) = (index_of(range.start), index_of(range.end));
+        let fragment = Fragment {
+            id: self.lowest + index as u64,
+            total: message.total(),
+            offset: range.start,
+            bytes: &message.bytes[start..end],
+        };
+        Some((message.kind, fragment))
+    }
+
+    fn get(&mut self, id: u64) -> Option<&mut Outgoing> {
+        self.window.get_mut(index_of(id.checked_sub(self.lowest)?))
+    }
+
+    /// Bytes of a message went out.
+    pub(crate) fn sent(&mut self, id: u64, range: Range<u64>) {
+        if let Some(message) = self.get(id) {
+            message.unsent = message.unsent.max(range.end);
+            message.lost.remove(range);
+        }
+    }
+
+    /// Bytes of a message may be lost: they go out again unless they were acknowledged.
+    pub(crate) fn lost(&mut self, id: u64, range: Range<u64>) {
+        if let Some(message) = self.get(id) {
+            message.lost.insert(range);
+            for acked in message.acked.iter() {
+                message.lost.remove(acked.clone());
+            }
+        }
+    }
+
+    /// Bytes of a message were acknowledged; tokens of messages that are whole by that.
+    pub(crate) fn acked(&mut self, id: u64, range: Range<u64>, tokens: &mut Vec<Token>) {
+        let Some(message) = self.get(id) else { return };
+        message.acked.insert(range.clone());
+        message.lost.remove(range);
+        if message.acked.contains_range(0..message.total()) {
+            tokens.extend(message.token.take());
+        }
+        while let Some(first) = self.window.front() {
+            if !first.acked.contains_range(0..first.total()) {
+                break;
+            }
+            self.window_bytes -= first.bytes.len();
+            self.window.pop_front();
+            self.lowest += 1;
+        }
+        self.fill();
+    }
+}
+
+/// Positions fit `usize`: they lie within a message or within the window.
+fn index_of(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
+
+#[derive(Debug)]
+struct Incoming {
+    kind: PacketType,
+    bytes: Vec<u8>,
+    have: RangeSet,
+}
+
+/// The receiving side.
+#[derive(Debug, Default)]
+pub(crate) struct RecvChannel {
+    /// Id of the next message to deliver.
+    next: u64,
+    partial: BTreeMap<u64, Incoming>,
+    /// Totals of the messages in `partial`.
+    bytes: usize,
+}
+
+impl RecvChannel {
+    /// Takes a fragment from a packet of type `kind`.
+    pub(crate) fn fragment(
+        &mut self,
+        kind: PacketType,
+        fragment: &Fragment<'_>,
+    ) -> Result<(), Violation> {
+        if fragment.id < self.next {
+            return Ok(());
+        }
+        if fragment.id - self.next >= CHANNEL_MESSAGES {
+            return Err(Violation::MessageWindow);
+        }
+        let total = index_of(fragment.total);
+        if !self.partial.contains_key(&fragment.id) {
+            if self.bytes + total > CHANNEL_BYTES {
+                return Err(Violation::MessageWindow);
+            }
+            self.bytes += total;
+            let fresh = Incoming { kind, bytes: vec![0; total], have: RangeSet::new() };
+            self.partial.insert(fragment.id, fresh);
+        }
+        let message = self.partial.get_mut(&fragment.id).expect("it is there or was just made");
+        if message.kind != kind || message.bytes.len() != total {
+            return Err(Violation::FragmentsDisagree);
+        }
+        message.take(fragment)
+    }
+
+    /// The next whole message, in order of id.
+    pub(crate) fn pop(&mut self) -> Option<(PacketType, Vec<u8>)> {
+        let message = self.partial.get(&self.next)?;
+        if !message.have.contains_range(0..message.bytes.len() as u64) {
+            return None;
+        }
+        let message = self.partial.remove(&self.next)?;
+        self.bytes -= message.bytes.len();
+        self.next += 1;
+        Some((message.kind, message.bytes))
+    }
+}
+
+impl Incoming {
+    fn take(&mut self, fragment: &Fragment<'_>) -> Result<(), Violation> {
+        let range = fragment.offset..fragment.offset + fragment.bytes.len() as u64;
+        for have in self.have.iter() {
+            let both = have.start.max(range.start)..have.end.min(range.end);
+            if !both.is_empty() {
+                let known = &self.bytes[index_of(both.start)..index_of(both.end)];
+                let (start, end) = (both.start - range.start, both.end - range.start);
+                if known != &fragment.bytes[index_of(start)..index_of(end)] {
+                    return Err(Violation::FragmentsDisagree);
+                }
+            }
+        }
+        self.bytes[index_of(range.start)..index_of(range.end)].copy_from_slice(fragment.bytes);
+        self.have.insert(range);
+        if self.have.len() > MESSAGE_PIECES {
+            return Err(Violation::MessageWindow);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
