@@ -86,7 +86,7 @@ fn window_of_the_sender() {
     for _ in 0..100 {
         assert!(sender.push(PacketType::Presence, vec![0; 1], None));
     }
-    assert_eq!(sender.window.len() as u64, 16);
+    assert_eq!(sender.window.len() as u64, CHANNEL_MESSAGES);
     assert!(sender.push(PacketType::KeyRotation, vec![0; 1], None));
     assert_eq!(sender.waiting.front().unwrap().kind, PacketType::KeyRotation);
     while sender.push(PacketType::Presence, vec![0; 1], None) {}
