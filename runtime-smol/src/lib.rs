@@ -1,1 +1,153 @@
+//! Drives a ClawChat [`Client`] with smol: one task owns the machine and its sockets, and a
+//! [`Handle`] reaches it from anywhere.
+//!
+//! ```text
+//!   Handle ──commands──►┌───────────────────────────────┐
+//!                       │ task: race(sockets, deadline, │──► UDP
+//!   Handle ◄──events────│       commands, completions)  │◄── UDP
+//!                       └───────────────┬───────────────┘
+//!                              actions  ▼  completions
+//!                              Host, on the blocking pool
+//! ```
+//!
+//! Dropping the handle does not end the session: say [`Handle::leave`] and wait for
+//! [`Event::Closed`], or drop the task.
 #![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod entropy;
+mod host;
+mod socket;
+mod task;
+
+pub use host::Host;
+
+use clawchat_core::client::{Client, ClientConfig, Event};
+use clawchat_core::error::SendError;
+use clawchat_core::id::{ChatId, Epoch};
+use clawchat_core::time::Duration;
+use clawchat_core::wire::message::Status;
+use smol::channel::{Receiver, Sender, bounded, unbounded};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How a session is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionState {
+    /// The sealing epoch, if there is an established session.
+    pub epoch: Option<Epoch>,
+    /// The smoothed round-trip time, once measured.
+    pub rtt: Option<Duration>,
+    /// Where the server is, while there is a session.
+    pub server: Option<SocketAddr>,
+    /// Chats that the server has not stored yet.
+    pub unreceipted: usize,
+}
+
+/// What a handle asks of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Send { to: String, text: String, reply: Sender<Result<ChatId, SendError>> },
+    Status(Status, Sender<Result<(), SendError>>),
+    RotateKeys(Sender<Result<(), SendError>>),
+    State(Sender<SessionState>),
+    Connect,
+    Compromised,
+    GiveUpSignalling,
+    Leave,
+}
+
+/// Reaches the task that owns the machine. Cheap to clone; events go to whoever takes them first.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+}
+
+impl Handle {
+    /// Starts to connect. The future is the task: run it, detached or not, on any executor.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn connect(
+        config: ClientConfig,
+        host: Arc<dyn Host>,
+    ) -> io::Result<(Self, impl Future<Output = ()> + Send)> {
+        let seed = entropy::seed()?;
+        let families = config.addresses.clone();
+        let client = Client::new(config, &seed, clock::now());
+        let (commands, inbox) = unbounded();
+        let (outbox, events) = unbounded();
+        let task = task::Task::new(client, families, host, inbox, outbox);
+        Ok((Self { commands, events }, task.run()))
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = bounded(1);
+        self.commands.send(make(reply)).await.ok()?;
+        answer.recv().await.ok()
+    }
+
+    /// Sends a chat, now or once there is a session. Its id names it in receipts.
+    ///
+    /// # Errors
+    /// See [`Client::send_chat`].
+    pub async fn send_chat(&self, to: &str, text: &str) -> Result<ChatId, SendError> {
+        let (to, text) = (to.to_owned(), text.to_owned());
+        let sent = self.ask(|reply| Command::Send { to, text, reply }).await;
+        sent.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Says how the user is.
+    ///
+    /// # Errors
+    /// See [`Client::set_status`].
+    pub async fn set_status(&self, status: Status) -> Result<(), SendError> {
+        let set = self.ask(|reply| Command::Status(status, reply)).await;
+        set.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Offers a key rotation.
+    ///
+    /// # Errors
+    /// See [`Client::rotate_keys`].
+    pub async fn rotate_keys(&self) -> Result<(), SendError> {
+        self.ask(Command::RotateKeys).await.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// How the session is doing; `None` when the task has ended.
+    pub async fn state(&self) -> Option<SessionState> {
+        self.ask(Command::State).await
+    }
+
+    /// Connects again after [`Event::Closed`].
+    pub fn reconnect(&self) {
+        self.tell(Command::Connect);
+    }
+
+    /// Raises COMPROMISED; [`Event::Compromised`] and [`Event::Wiped`] tell how it went.
+    pub fn declare_compromised(&self) {
+        self.tell(Command::Compromised);
+    }
+
+    /// Wipes now, whatever became of the signal.
+    pub fn give_up_signalling(&self) {
+        self.tell(Command::GiveUpSignalling);
+    }
+
+    /// Says goodbye; [`Event::Closed`] comes once that is through.
+    pub fn leave(&self) {
+        self.tell(Command::Leave);
+    }
+
+    fn tell(&self, command: Command) {
+        // Fails only when the task has ended, which `next_event` tells.
+        let _gone = self.commands.try_send(command);
+    }
+
+    /// The next event; `None` once the task has ended.
+    pub async fn next_event(&self) -> Option<Event> {
+        self.events.recv().await.ok()
+    }
+}

@@ -10,7 +10,7 @@ pub(crate) const INITIAL_WINDOW: u64 = 10 * DATAGRAM_BASE as u64;
 const MINIMUM_WINDOW: u64 = 2 * DATAGRAM_BASE as u64;
 
 /// A congestion controller: how many bytes may be in flight.
-pub(crate) trait Controller: Debug + Send {
+pub(crate) trait Controller: Debug + Send + Sync {
     /// The window, bytes.
     fn window(&self) -> u64;
     /// `bytes` of a packet sent at `sent` were acknowledged while the window was in use.

@@ -201,8 +201,8 @@ pub fn write_ack(
     let mut all = ranges.clone();
     let Some(first) = all.next() else { return false };
     let (largest, first_length) = (*first.end(), first.end() - first.start());
-    // The count is always written in the two bytes that its largest value takes.
-    let mut size = 1 + varint_len(largest) + varint_len(delay_us) + 2 + varint_len(first_length);
+    // The count is at most 63, and so one byte.
+    let mut size = 1 + varint_len(largest) + varint_len(delay_us) + 1 + varint_len(first_length);
     let mut lowest = *first.start();
     let mut count = 0;
     let gaps = all.map_while(move |range| {

@@ -422,6 +422,10 @@ impl Message {
         kind: PacketType,
         side: Side,
     ) -> Result<Option<Self>, Violation> {
+        // SPEC 8's objects are known types too, and have packet types of their own.
+        if matches!(object.text("type"), Ok("compromised" | "compromised_ack")) {
+            return Err(Violation::MessageSide);
+        }
         let Some(message) = Self::parse(object, side).map_err(Violation::Message)? else {
             return Ok(None);
         };

@@ -1,0 +1,284 @@
+//! A connection for the length of a command.
+
+use super::args::Common;
+use super::open::{self, Opened};
+use crate::disk::wipe::wipe;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::text::{complain, is_interactive, one_line, span};
+use clawchat_core::client::{Action, ClientConfig, Event};
+use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::error::CloseReason;
+use clawchat_core::ops;
+use clawchat_core::wire::message::{ErrorCode, SessionInfo};
+use clawchat_smol::{Handle, Host, clock};
+use core::time::Duration;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use smol::channel::{Receiver, unbounded};
+use smol::future::FutureExt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Clocks that differ by more are worth a warning.
+const SKEW_WARNING_MS: u64 = 30_000;
+/// A goodbye waits for its ack at most 3 PTO; this is for a driver that is stuck.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// A client for whom there was no place asks again after this.
+const FULL_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a client wipes on COMPROMISED.
+#[derive(Debug)]
+struct WipeHost {
+    sec: Option<PathBuf>,
+}
+
+impl Host for WipeHost {
+    fn perform(&self, action: &Action) -> ops::Outcome {
+        match action {
+            Action::WipeSecurityFiles => match &self.sec {
+                Some(path) if wipe(path).is_err() => ops::Outcome::Failed,
+                Some(_) | None => ops::Outcome::Done,
+            },
+            Action::BindPort { .. } => ops::Outcome::Failed,
+        }
+    }
+}
+
+/// What a command waits for.
+#[derive(Debug)]
+pub(super) enum Woken {
+    Event(Event),
+    /// SIGINT, SIGTERM or SIGHUP.
+    Signal,
+    /// The time is over.
+    Timeout,
+}
+
+/// A connection and all that ends it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) handle: Handle,
+    task: smol::Task<()>,
+    signals: Receiver<i32>,
+    addresses: Vec<IpAddr>,
+    server_name: String,
+    interactive: bool,
+    quiet: bool,
+}
+
+impl Link {
+    /// Starts to connect with the file that the command line names.
+    pub(super) fn start(common: &Common) -> Outcome<Self> {
+        Self::with(common, open::load(common)?)
+    }
+
+    pub(super) fn with(common: &Common, opened: Opened) -> Outcome<Self> {
+        let signals = signals()?;
+        let addresses = open::resolve(&opened.file.server_public_ip)?;
+        let server_name = one_line(&opened.file.server_name);
+        let config = ClientConfig {
+            file: opened.file,
+            addresses: addresses.clone(),
+            port: common.port,
+            reconnect: true,
+            provider: &RustCrypto,
+        };
+        let host = Arc::new(WipeHost { sec: opened.path });
+        let (handle, task) = Handle::connect(config, host)
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let interactive = is_interactive() && !common.json && !common.no_input;
+        let (task, quiet) = (smol::spawn(task), common.quiet);
+        Ok(Self { handle, task, signals, addresses, server_name, interactive, quiet })
+    }
+
+    /// The next thing to act on, until `deadline`.
+    pub(super) async fn next(&self, deadline: Option<Instant>) -> Woken {
+        let event = async {
+            match self.handle.next_event().await {
+                Some(event) => Woken::Event(event),
+                None => smol::future::pending().await,
+            }
+        };
+        let signal = async {
+            match self.signals.recv().await {
+                Ok(_) => Woken::Signal,
+                Err(_) => smol::future::pending().await,
+            }
+        };
+        let timeout = async {
+            match deadline {
+                Some(at) => drop(smol::Timer::at(at).await),
+                None => smol::future::pending().await,
+            }
+            Woken::Timeout
+        };
+        event.or(signal).or(timeout).await
+    }
+
+    /// Waits until there is a session.
+    pub(super) async fn connected(&self, timeout: Duration) -> Outcome<SessionInfo> {
+        let mut deadline = Instant::now() + timeout;
+        loop {
+            match self.next(Some(deadline)).await {
+                Woken::Event(Event::Connected { info, skew_ms, .. }) => {
+                    self.warn_of_skew(skew_ms);
+                    return Ok(info);
+                }
+                Woken::Event(Event::Closed(reason)) => {
+                    let full = matches!(
+                        reason,
+                        CloseReason::Refused { code: ErrorCode::ServerFull, .. }
+                    );
+                    let failure = self.failure(&reason, timeout);
+                    if !full || !self.interactive {
+                        return Err(failure);
+                    }
+                    complain(&format!("{failure}\n  waiting… (Ctrl-C to stop)"));
+                    if let Woken::Signal = self.next(Some(Instant::now() + FULL_PAUSE)).await {
+                        return Err(failure);
+                    }
+                    self.handle.reconnect();
+                    deadline = Instant::now() + timeout;
+                }
+                Woken::Event(_) => {}
+                Woken::Signal => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+                Woken::Timeout => return Err(self.failure(&CloseReason::Unreachable, timeout)),
+            }
+        }
+    }
+
+    fn warn_of_skew(&self, skew_ms: i64) {
+        let off = skew_ms.unsigned_abs();
+        if off > SKEW_WARNING_MS && !self.quiet {
+            let side = if skew_ms > 0 { "ahead of" } else { "behind" };
+            let off = span(off / 1000);
+            complain(&format!("warning: this computer's clock is {off} {side} the server's"));
+        }
+    }
+
+    /// A session's end as a failure.
+    pub(super) fn failure(&self, reason: &CloseReason, timeout: Duration) -> Box<Failure> {
+        match reason {
+            CloseReason::Unreachable | CloseReason::Idle => self.unreachable(timeout),
+            CloseReason::Refused { code, message, now } => {
+                let said = format!("the server says: {}", one_line(message));
+                match code {
+                    ErrorCode::ClockSkew => clock_skew(now.map(|now| now.0)),
+                    ErrorCode::Expired => Failure::new(
+                        Exit::SecExpired,
+                        "the server no longer accepts this security file",
+                    )
+                    .advice("ask for a new one: clawchat-server issue NAME"),
+                    ErrorCode::ServerFull => {
+                        Failure::new(Exit::TryLater, "the server is full").fact(said)
+                    }
+                    ErrorCode::Superseded => Failure::new(
+                        Exit::TryLater,
+                        "another session with this security file took over",
+                    )
+                    .advice("use one security file for each device: clawchat-server issue NAME"),
+                    ErrorCode::Shutdown | ErrorCode::RateLimited => {
+                        Failure::new(Exit::TryLater, format!("refused ({})", code.name())).fact(said)
+                    }
+                    ErrorCode::NoRecipient | ErrorCode::Protocol | ErrorCode::Internal => {
+                        Failure::new(Exit::Failed, format!("refused ({})", code.name())).fact(said)
+                    }
+                }
+            }
+            CloseReason::Ended(code) => {
+                Failure::new(Exit::Failed, format!("the connection failed ({})", code.name()))
+            }
+            CloseReason::Violated(what) => {
+                Failure::new(Exit::Failed, format!("the server broke the protocol: {what}"))
+                    .advice("see whether both sides have the same version")
+            }
+            CloseReason::Goodbye => Failure::new(Exit::Failed, "the session has ended"),
+            CloseReason::Wiped => Failure::new(Exit::KeysWiped, "the keys are wiped"),
+        }
+    }
+
+    fn unreachable(&self, timeout: Duration) -> Box<Failure> {
+        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "no answer from {} ({}) in {}",
+            self.server_name,
+            addresses.join(", "),
+            span(timeout.as_secs().max(1))
+        );
+        Failure::new(Exit::Unreachable, what)
+            .fact("The server is off, a firewall drops UDP, or this security file was revoked.")
+            .advice("on the server: clawchat-server status")
+    }
+
+    /// Says goodbye and waits until that is through.
+    pub(super) async fn leave(self) {
+        self.handle.leave();
+        let deadline = Some(Instant::now() + GOODBYE);
+        loop {
+            match self.next(deadline).await {
+                Woken::Event(Event::Closed(_)) | Woken::Signal | Woken::Timeout => return,
+                Woken::Event(_) => {}
+            }
+        }
+    }
+
+    /// The server raised COMPROMISED: waits for the wipe, tells, and stays to answer copies of the
+    /// signal as long as the protocol wants.
+    pub(super) async fn wiped(self) -> Box<Failure> {
+        let wiped = loop {
+            match self.next(None).await {
+                Woken::Event(Event::Wiped { ok }) => break ok,
+                Woken::Event(_) | Woken::Signal | Woken::Timeout => {}
+            }
+        };
+        let failure = Failure::new(
+            Exit::KeysWiped,
+            "COMPROMISED received from the server: all keys here are destroyed",
+        );
+        let failure = if wiped {
+            failure
+        } else {
+            failure.fact("The security file could not be removed: delete it by hand.")
+        };
+        complain("COMPROMISED received from the server");
+        let Self { handle, task, signals, .. } = self;
+        drop(handle);
+        let signalled = async {
+            // A closed channel is no signal.
+            if signals.recv().await.is_err() {
+                smol::future::pending::<()>().await;
+            }
+        };
+        task.or(signalled).await;
+        failure.advice("ask the operator for the new security file, then: clawchat open FILE.sec")
+    }
+}
+
+fn clock_skew(server_ms: Option<u64>) -> Box<Failure> {
+    let here = clock::now().wall.0;
+    let what = server_ms.map_or_else(
+        || "this computer's clock differs from the server's".to_owned(),
+        |server| {
+            let side = if here > server { "ahead of" } else { "behind" };
+            let off = span(here.abs_diff(server) / 1000);
+            format!("this computer's clock is {off} {side} the server's")
+        },
+    );
+    Failure::new(Exit::ClockSkew, what).fact("allowed: 5 min").advice("timedatectl set-ntp true")
+}
+
+/// Signals as messages; the third one ends the process at once.
+fn signals() -> Outcome<Receiver<i32>> {
+    let (sender, receiver) = unbounded();
+    let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]);
+    let mut signals = signals.map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    std::thread::spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 || sender.try_send(signal).is_err() {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+        }
+    });
+    Ok(receiver)
+}

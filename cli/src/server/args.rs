@@ -1,0 +1,136 @@
+//! The command line of `clawchat-server`.
+
+use super::store::PortSetting;
+use crate::text::parse_duration;
+use clap::{Args, Parser, Subcommand};
+use core::time::Duration;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The secure chat server for your own machine: no cloud, no open door.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clawchat-server",
+    version,
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 66 no such file, 69 no server runs, 73 cannot write, \
+                  77 not permitted, 78 configuration."
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Answer in JSON: one document, or one event a line.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// The state folder.
+    #[arg(long, global = true, value_name = "DIR", env = "CLAWCHAT_STATE")]
+    pub(super) state: Option<PathBuf>,
+    /// Never ask; a question becomes exit code 2.
+    #[arg(long, global = true)]
+    pub(super) no_input: bool,
+    /// Say only what went wrong.
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make what is missing, and serve. The default.
+    Run(Run),
+    /// Make what is missing, and do not serve.
+    Init(Setup),
+    /// Make a security file for a member.
+    Issue(Issue),
+    /// List the members.
+    Members,
+    /// Show how the running server is doing.
+    Status,
+    /// Rotate the session keys of a member, or of all.
+    RotateKeys {
+        /// The member.
+        name: Option<String>,
+    },
+    /// Wipe a member's keys here and on its devices, and make a replacement file.
+    Compromised(Compromised),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Run(Run { setup: Setup::default(), bind: Vec::new(), max_sessions: None })
+    }
+}
+
+/// Who and where the server is; kept in the state folder.
+#[derive(Debug, Default, Args)]
+pub(super) struct Setup {
+    /// Address or host name that clients find this server under.
+    #[arg(long, value_name = "HOST")]
+    pub(super) public: Option<String>,
+    /// UDP port: `auto` moves by a secret schedule, a number stays.
+    #[arg(long, value_name = "auto|N", value_parser = PortSetting::parse)]
+    pub(super) port: Option<PortSetting>,
+    /// The server's name, as clients show it.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) setup: Setup,
+    /// Listen at this address only; may be given more than once.
+    #[arg(long, value_name = "IP")]
+    pub(super) bind: Vec<IpAddr>,
+    /// Most clients at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) max_sessions: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Issue {
+    /// The member: 1 to 64 of a-z 0-9 . _ -
+    pub(super) name: String,
+    /// Write the security file here; `-` prints it.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Write the member's bootstrap key here, in base64; `-` prints it.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_out: Option<PathBuf>,
+    /// How long the file can be used for its first connection.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(super) valid_for: Duration,
+    /// A room that a new member is in, beside the lobby; may be given more than once.
+    #[arg(long, value_name = "ROOM")]
+    pub(super) room: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Compromised {
+    /// The member.
+    pub(super) name: String,
+    /// Why, for the log.
+    #[arg(long, default_value = "operator_initiated")]
+    pub(super) reason: String,
+    /// Do not ask.
+    #[arg(long)]
+    pub(super) yes_wipe_all_keys: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_consistent() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["x", "run", "--port", "0"]).is_err());
+        assert!(Cli::try_parse_from(["x", "--json", "issue", "ann", "--valid-for", "2h"]).is_ok());
+    }
+}

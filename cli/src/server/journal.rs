@@ -1,0 +1,272 @@
+//! The journal of chat: what was stored, and who has it. One line a record; a line that a crash cut
+//! was never confirmed, and is dropped.
+
+use crate::disk;
+use crate::failure::{Exit, Failure, Outcome};
+use clawchat_core::error::Malformed;
+use clawchat_core::id::ChatId;
+use clawchat_core::limits::CHATS_REMEMBERED;
+use clawchat_core::server::StoredChat;
+use clawchat_core::time::UnixMs;
+use clawchat_core::wire::json::{Json, Object};
+use clawchat_core::wire::message::{Chat, Recipient};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The journal is rewritten once it is this long and mostly old.
+const COMPACT_AT: u64 = 8 << 20;
+
+/// Chat that a server must not forget.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// By age. What has no recipient left keeps only its id.
+    chats: BTreeMap<u64, StoredChat>,
+    index: BTreeMap<(String, ChatId), u64>,
+    next: u64,
+}
+
+impl Journal {
+    /// Opens the journal of a state folder, made if it is missing.
+    ///
+    /// # Errors
+    /// 73, 78.
+    pub fn open(path: &Path) -> Outcome<Self> {
+        if !path.exists() {
+            disk::write_private(path, b"", false)?;
+        }
+        let bytes = disk::read_private(path)?;
+        let file = open(path).map_err(|error| disk::cannot_write(path, &error))?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            file,
+            size: 0,
+            chats: BTreeMap::new(),
+            index: BTreeMap::new(),
+            next: 0,
+        };
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for (number, line) in lines.enumerate() {
+            journal.replay(line).map_err(|what| {
+                let text = format!("{}: line {} is damaged: {what}", path.display(), number + 1);
+                Failure::new(Exit::Config, text).advice("restore it, or move it away")
+            })?;
+        }
+        journal.compact().map_err(|error| disk::cannot_write(path, &error))?;
+        Ok(journal)
+    }
+
+    /// What was stored, oldest first.
+    #[must_use]
+    pub fn chats(&self) -> Vec<StoredChat> {
+        self.chats.values().cloned().collect()
+    }
+
+    fn replay(&mut self, line: &[u8]) -> Result<(), Malformed> {
+        let object = Object::parse(line)?;
+        if object.get("by").is_some() {
+            let (from, id, by) = read_delivered(&object)?;
+            self.note_delivered(&from, id, &by);
+        } else {
+            let stored = read_stored(&object)?;
+            self.note_stored(stored);
+        }
+        Ok(())
+    }
+
+    fn note_stored(&mut self, stored: StoredChat) {
+        self.index.insert((stored.chat.from.clone(), stored.chat.id), self.next);
+        self.chats.insert(self.next, stored);
+        self.next += 1;
+    }
+
+    fn note_delivered(&mut self, from: &str, id: ChatId, by: &str) {
+        let at = self.index.get(&(from.to_owned(), id));
+        if let Some(stored) = at.and_then(|at| self.chats.get_mut(at)) {
+            stored.to.retain(|member| member != by);
+            if stored.to.is_empty() {
+                stored.chat.text = String::new();
+            }
+        }
+    }
+
+    /// Writes that a chat is stored. Counts once [`Self::flush`] has returned.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn store(&mut self, stored: &StoredChat) -> io::Result<()> {
+        self.append(&write_stored(stored))?;
+        self.note_stored(stored.clone());
+        Ok(())
+    }
+
+    /// Writes that a member has a chat.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn delivered(&mut self, from: &str, id: ChatId, by: &str) -> io::Result<()> {
+        let object = Object::new().with("from", from).with("id", id.to_string()).with("by", by);
+        self.append(&object)?;
+        self.note_delivered(from, id, by);
+        Ok(())
+    }
+
+    fn append(&mut self, object: &Object) -> io::Result<()> {
+        let mut line = object.encode();
+        line.push(b'\n');
+        let written = self.file.write_all(&line);
+        if written.is_err() {
+            // Half a line would spoil the next one.
+            self.file.set_len(self.size)?;
+            return written;
+        }
+        self.size += line.len() as u64;
+        Ok(())
+    }
+
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.size > COMPACT_AT {
+            self.forget();
+            let kept: usize = self.chats.values().map(|s| s.chat.text.len() + 200).sum();
+            if (kept as u64) < self.size / 2 {
+                return self.compact();
+            }
+        }
+        self.file.sync_data()
+    }
+
+    /// Forgets ids of delivered chats beyond those that count.
+    fn forget(&mut self) {
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+        let mut gone = Vec::new();
+        for (number, stored) in self.chats.iter().rev() {
+            let count = kept.entry(stored.chat.from.clone()).or_default();
+            *count += 1;
+            if *count > CHATS_REMEMBERED && stored.to.is_empty() {
+                gone.push(*number);
+            }
+        }
+        for number in gone {
+            if let Some(stored) = self.chats.remove(&number) {
+                self.index.remove(&(stored.chat.from, stored.chat.id));
+            }
+        }
+    }
+
+    /// Writes the journal anew, without what is settled.
+    fn compact(&mut self) -> io::Result<()> {
+        self.forget();
+        let mut bytes = Vec::new();
+        for stored in self.chats.values() {
+            bytes.extend(write_stored(stored).encode());
+            bytes.push(b'\n');
+        }
+        disk::write_private(&self.path, &bytes, true)
+            .map_err(|failure| io::Error::other(failure.to_string()))?;
+        self.file = open(&self.path)?;
+        self.size = bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).open(path)
+}
+
+fn write_stored(stored: &StoredChat) -> Object {
+    let for_: Vec<Json> = stored.to.iter().map(|member| member.as_str().into()).collect();
+    Object::new()
+        .with("from", stored.chat.from.as_str())
+        .with("id", stored.chat.id.to_string())
+        .with("to", stored.chat.to.to_string())
+        .with("text", stored.chat.text.as_str())
+        .with("sent_at", stored.chat.sent_at.0)
+        .with("for", for_)
+}
+
+fn read_stored(object: &Object) -> Result<StoredChat, Malformed> {
+    let to = Recipient::parse(object.text("to")?).ok_or(Malformed::Field("to"))?;
+    let members = object.list("for")?.iter().map(|member| match member {
+        Json::Text(member) => Ok(member.clone()),
+        _ => Err(Malformed::Field("for")),
+    });
+    Ok(StoredChat {
+        chat: Chat {
+            id: ChatId::parse(object.text("id")?).ok_or(Malformed::Field("id"))?,
+            from: object.text("from")?.to_owned(),
+            to,
+            text: object.text("text")?.to_owned(),
+            sent_at: UnixMs(object.uint("sent_at")?),
+        },
+        to: members.collect::<Result<_, _>>()?,
+    })
+}
+
+fn read_delivered(object: &Object) -> Result<(String, ChatId, String), Malformed> {
+    let id = ChatId::parse(object.text("id")?).ok_or(Malformed::Field("id"))?;
+    Ok((object.text("from")?.to_owned(), id, object.text("by")?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(id: u8, to: &[&str]) -> StoredChat {
+        let to = to.iter().map(|member| (*member).to_owned()).collect();
+        let chat = Chat {
+            id: ChatId([id; 16]),
+            from: "ann".into(),
+            to: Recipient::Room("lobby".into()),
+            text: "hi\n\"there\"".into(),
+            sent_at: UnixMs(5),
+        };
+        StoredChat { chat, to }
+    }
+
+    #[test]
+    fn survives_a_crash_at_any_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.store(&chat(1, &["bob", "eve"])).unwrap();
+        journal.store(&chat(2, &["bob"])).unwrap();
+        journal.delivered("ann", ChatId([1; 16]), "bob").unwrap();
+        journal.flush().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let ends: Vec<_> =
+            bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
+        for cut in 0..=bytes.len() {
+            disk::write_private(&path, &bytes[..cut], true).unwrap();
+            let chats = Journal::open(&path).unwrap().chats();
+            let lines = ends.iter().filter(|end| **end <= cut).count();
+            assert_eq!(chats.len(), lines.min(2));
+            if lines == 3 {
+                assert_eq!(chats, [chat(1, &["eve"]), chat(2, &["bob"])]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_delivered_keeps_its_id_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.store(&chat(1, &["bob"])).unwrap();
+        journal.delivered("ann", ChatId([1; 16]), "bob").unwrap();
+        drop(journal);
+        let chats = Journal::open(&path).unwrap().chats();
+        assert_eq!((chats[0].chat.text.as_str(), chats[0].to.len()), ("", 0));
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("there"));
+        disk::write_private(&path, b"{}\n{}\n", true).unwrap();
+        assert_eq!(Journal::open(&path).unwrap_err().exit, Exit::Config);
+    }
+}

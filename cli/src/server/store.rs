@@ -1,0 +1,413 @@
+//! The state folder: what a server must not forget, each thing in a file of its own.
+//!
+//! ```text
+//!   server.json         who it is, where it is, the key of its port schedule
+//!   members/NAME.json   a member, its bootstrap key and rooms
+//!   credentials/N.json  a security file's secret, durable before the file is handed out
+//!   security/*.sec      security files that wait to be carried
+//!   chat.journal        chat on its way
+//!   admin.sock, lock    only while a server runs
+//! ```
+
+use crate::disk::{self, wipe::wipe};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::key::BootstrapKey;
+use clawchat_core::error::Malformed;
+use clawchat_core::id::FileId;
+use clawchat_core::secret::Secret;
+use clawchat_core::server::{Credential, Member, PortChoice};
+use clawchat_core::wire::json::{Json, Object, base64};
+use clawchat_core::wire::message::is_name;
+use clawchat_core::wire::secfile::PortSchedule;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use zeroize::{Zeroize, Zeroizing};
+
+/// How the port is chosen, as the command line and `server.json` say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortSetting {
+    /// By the keyed schedule.
+    Auto,
+    /// Always this one.
+    Fixed(u16),
+}
+
+impl PortSetting {
+    /// Reads `auto` or a port number.
+    ///
+    /// # Errors
+    /// What a port looks like.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            number => match number.parse() {
+                Ok(port) if port > 0 => Ok(Self::Fixed(port)),
+                _ => Err(format!("`{text}` is neither `auto` nor a port of 1 to 65535")),
+            },
+        }
+    }
+
+    fn to_text(self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::Fixed(port) => port.to_string(),
+        }
+    }
+}
+
+/// Who and where the server is.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its id.
+    pub server_id: String,
+    /// Its name.
+    pub name: String,
+    /// Address or host name that clients find it under.
+    pub public: String,
+    /// How its port is chosen.
+    pub port: PortSetting,
+    /// Key of the port schedule.
+    seed: Secret<32>,
+    /// When its slot 0 began, `unix_s`.
+    origin: u64,
+}
+
+impl Identity {
+    /// A new server.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn generate(name: String, public: String, port: PortSetting, now: u64) -> Outcome<Self> {
+        let id = BootstrapKey::generate()?;
+        let hex = clawchat_core::wire::message::hex(&id.secret().expose()[..16]);
+        let server_id = format!(
+            "cc-{}-{}-{}-{}-{}",
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..]
+        );
+        let seed = BootstrapKey::generate()?.secret().duplicate();
+        let origin = now - now % 3600;
+        Ok(Self { server_id, name, public, port, seed, origin })
+    }
+
+    /// The port's choice, as the core takes it.
+    #[must_use]
+    pub fn port_choice(&self) -> PortChoice {
+        match self.port {
+            PortSetting::Fixed(port) => PortChoice::Fixed(port),
+            PortSetting::Auto => PortChoice::Scheduled(PortSchedule {
+                seed: self.seed.duplicate(),
+                origin: self.origin,
+                interval: 3600,
+            }),
+        }
+    }
+
+    fn to_object(&self) -> Object {
+        Object::new()
+            .with("server_id", self.server_id.as_str())
+            .with("name", self.name.as_str())
+            .with("public", self.public.as_str())
+            .with("port", self.port.to_text())
+            .with("port_seed", base64(self.seed.expose()))
+            .with("port_origin", self.origin)
+    }
+
+    fn from_object(object: &Object) -> Result<Self, Malformed> {
+        let port = PortSetting::parse(object.text("port")?).map_err(|_| Malformed::Field("port"))?;
+        Ok(Self {
+            server_id: object.text("server_id")?.to_owned(),
+            name: object.text("name")?.to_owned(),
+            public: object.text("public")?.to_owned(),
+            port,
+            seed: Secret::take(&mut object.bytes("port_seed")?),
+            origin: object.uint("port_origin")?,
+        })
+    }
+}
+
+/// A state folder that is locked by this process.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens a state folder, made if it is missing; `None` when another process has it.
+    ///
+    /// # Errors
+    /// 73, and 78 when it is open to others.
+    pub fn open(folder: &Path) -> Outcome<Option<Self>> {
+        for part in ["", "members", "credentials", "security"] {
+            disk::make_private_folder(&folder.join(part))?;
+        }
+        let path = folder.join("lock");
+        if !path.exists() {
+            // Another process may be first; either way it is there.
+            drop(disk::write_private(&path, b"", false));
+        }
+        disk::check_private(&path)?;
+        let lock = File::open(&path).map_err(|error| disk::cannot_write(&path, &error))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { folder: folder.to_owned(), _lock: lock })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(disk::cannot_write(&path, &error.into())),
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Who the server is; `None` before it was first made.
+    ///
+    /// # Errors
+    /// 78.
+    pub fn identity(&self) -> Outcome<Option<Identity>> {
+        let path = self.folder.join("server.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        read_object(&path, Identity::from_object).map(Some)
+    }
+
+    /// Keeps who the server is.
+    ///
+    /// # Errors
+    /// 73.
+    pub fn set_identity(&self, identity: &Identity) -> Outcome<()> {
+        write_object(&self.folder.join("server.json"), identity.to_object())
+    }
+
+    fn member_path(&self, name: &str) -> PathBuf {
+        self.folder.join("members").join(format!("{name}.json"))
+    }
+
+    /// A member's bootstrap key, made with the member if that is new; true with a new one.
+    ///
+    /// # Errors
+    /// 73, 78.
+    pub fn member_key(&self, name: &str, rooms: &[String]) -> Outcome<(BootstrapKey, bool)> {
+        let path = self.member_path(name);
+        if path.exists() {
+            let key = read_object(&path, |object| {
+                let text = Zeroizing::new(object.text("bootstrap_key")?.to_owned());
+                BootstrapKey::parse(&text).map_err(|_| Malformed::Field("bootstrap_key"))
+            })?;
+            return Ok((key, false));
+        }
+        let key = BootstrapKey::generate()?;
+        let rooms: Vec<Json> = rooms.iter().map(|room| room.as_str().into()).collect();
+        let object = Object::new()
+            .with("name", name)
+            .with("rooms", rooms)
+            .with("bootstrap_key", key.to_base64().as_str());
+        write_object(&path, object)?;
+        Ok((key, true))
+    }
+
+    /// All members.
+    ///
+    /// # Errors
+    /// 78.
+    pub fn members(&self) -> Outcome<Vec<Member>> {
+        let mut members = Vec::new();
+        for path in json_files(&self.folder.join("members"))? {
+            members.push(read_object(&path, |object| {
+                let rooms = object.list("rooms")?.iter().map(|room| match room {
+                    Json::Text(room) if is_name(room) => Ok(room.clone()),
+                    _ => Err(Malformed::Field("rooms")),
+                });
+                let name = object.text("name")?.to_owned();
+                if !is_name(&name) {
+                    return Err(Malformed::Field("name"));
+                }
+                Ok(Member { name, rooms: rooms.collect::<Result<_, _>>()? })
+            })?);
+        }
+        members.sort_by(|a: &Member, b| a.name.cmp(&b.name));
+        Ok(members)
+    }
+
+    fn credential_path(&self, file: FileId) -> PathBuf {
+        self.folder.join("credentials").join(format!("{file}.json"))
+    }
+
+    /// Makes a credential durable, before its file is handed out.
+    ///
+    /// # Errors
+    /// 73.
+    pub fn keep_credential(&self, credential: &Credential, sec: Option<&str>) -> Outcome<()> {
+        let object = Object::new()
+            .with("file", credential.file.0)
+            .with("member", credential.member.as_str())
+            .with("secret", base64(credential.secret.expose()))
+            .with("valid_until", credential.valid_until)
+            .with("grace_period", credential.grace_period)
+            .with("response_timeout", credential.response_timeout)
+            .with_some("sec", sec);
+        write_object(&self.credential_path(credential.file), object)
+    }
+
+    /// All credentials.
+    ///
+    /// # Errors
+    /// 78.
+    pub fn credentials(&self) -> Outcome<Vec<Credential>> {
+        let read = |object: &Object| {
+            Ok(Credential {
+                file: FileId(object.uint("file")?),
+                member: object.text("member")?.to_owned(),
+                secret: Secret::take(&mut object.bytes("secret")?),
+                valid_until: object.uint("valid_until")?,
+                grace_period: object.uint("grace_period")?,
+                response_timeout: object.uint("response_timeout")?,
+            })
+        };
+        let files = json_files(&self.folder.join("credentials"))?;
+        files.iter().map(|path| read_object(path, read)).collect()
+    }
+
+    /// Wipes a credential, and its security file if that still waits here. Durable when it returns.
+    ///
+    /// # Errors
+    /// 73.
+    pub fn retire(&self, file: FileId) -> Outcome<()> {
+        let path = self.credential_path(file);
+        if !path.exists() {
+            return Ok(());
+        }
+        // A credential that can't be read can still be wiped.
+        let sec = read_object(&path, |object| {
+            object.optional("sec", |o, key| o.text(key).map(ToOwned::to_owned))
+        });
+        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))?;
+        if let Ok(Some(name)) = sec {
+            let path = self.folder.join("security").join(name);
+            wipe(&path).map_err(|error| disk::cannot_write(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// A name for a security file made at `unix_s` that is not taken (SPEC 6.1, PROTOCOL 8).
+    ///
+    /// # Errors
+    /// 73.
+    pub fn sec_name(&self, unix_s: u64) -> Outcome<String> {
+        let time = clawchat_core::time::UnixMs(unix_s.saturating_mul(1000));
+        let ((year, month, day), (hour, minute, second)) = (time.date(), time.time_of_day());
+        let stamp = format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}");
+        let names = (0..10_000).map(|n| match n {
+            0 => format!("clawchat-{stamp}.sec"),
+            n => format!("clawchat-{stamp}-{n}.sec"),
+        });
+        let folder = self.folder.join("security");
+        names
+            .into_iter()
+            .find(|name| !folder.join(name).exists())
+            .ok_or_else(|| Failure::new(Exit::CannotWrite, "too many security files of one second"))
+    }
+
+    /// Writes a security file to be carried.
+    ///
+    /// # Errors
+    /// 73.
+    pub fn write_sec(&self, name: &str, bytes: &[u8]) -> Outcome<PathBuf> {
+        let path = self.folder.join("security").join(name);
+        disk::write_private(&path, bytes, false)?;
+        Ok(path)
+    }
+}
+
+fn json_files(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let unreadable = |error: std::io::Error| {
+        Failure::new(Exit::Config, format!("cannot list {}: {error}", folder.display()))
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_object<T>(
+    path: &Path,
+    read: impl FnOnce(&Object) -> Result<T, Malformed>,
+) -> Outcome<T> {
+    let bytes = disk::read_private(path)?;
+    let mut object = Object::parse(&bytes).map_err(|what| broken(path, what))?;
+    let value = read(&object);
+    object.zeroize();
+    value.map_err(|what| broken(path, what))
+}
+
+fn broken(path: &Path, what: Malformed) -> Box<Failure> {
+    Failure::new(Exit::Config, format!("{} is damaged: {what}", path.display()))
+        .advice("restore it from a backup, or move it away")
+}
+
+/// Writes an object, and wipes what of it was in memory.
+fn write_object(path: &Path, mut object: Object) -> Outcome<()> {
+    let bytes = Zeroizing::new(object.encode());
+    object.zeroize();
+    disk::write_private(path, &bytes, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let store = Store::open(&path).unwrap().unwrap();
+        assert!(Store::open(&path).unwrap().is_none(), "locked");
+        assert!(store.identity().unwrap().is_none());
+        let made = Identity::generate("n".into(), "p".into(), PortSetting::Auto, 7300).unwrap();
+        store.set_identity(&made).unwrap();
+        let again = store.identity().unwrap().unwrap();
+        assert_eq!(again.to_object(), made.to_object());
+        assert_eq!((made.origin, made.server_id.len()), (7200, 39));
+        let (key, new) = store.member_key("ann", &["ops".into()]).unwrap();
+        let (same, old) = store.member_key("ann", &[]).unwrap();
+        assert!(new && !old && key.secret().same(same.secret()));
+        let rooms = vec!["ops".to_owned()];
+        assert_eq!(store.members().unwrap(), [Member { name: "ann".into(), rooms }]);
+        let credential = Credential {
+            file: FileId(3),
+            member: "ann".into(),
+            secret: Secret::take(&mut [5; 32]),
+            valid_until: 9,
+            grace_period: 300,
+            response_timeout: 10,
+        };
+        let name = store.sec_name(1_700_000_000).unwrap();
+        assert_eq!(name, "clawchat-20231114-221320.sec");
+        let sec = store.write_sec(&name, b"x").unwrap();
+        assert_eq!(store.sec_name(1_700_000_000).unwrap(), "clawchat-20231114-221320-1.sec");
+        store.keep_credential(&credential, Some(&name)).unwrap();
+        assert!(store.credentials().unwrap()[0].secret.same(&credential.secret));
+        store.retire(FileId(3)).unwrap();
+        store.retire(FileId(3)).unwrap();
+        assert!(!sec.exists() && store.credentials().unwrap().is_empty());
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state")).unwrap().unwrap();
+        disk::write_private(&store.folder().join("server.json"), b"{", false).unwrap();
+        assert_eq!(store.identity().unwrap_err().exit, Exit::Config);
+    }
+}

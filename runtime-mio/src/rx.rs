@@ -1,0 +1,59 @@
+//! Receiving: batches into one arena, split by stride.
+
+use crate::ports::Bound;
+use clawchat_core::transport::path::Path;
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+/// Room for one receive: a datagram, or as many as the kernel joins.
+const SLOT: usize = 65_536;
+/// Receives of one turn and socket; the rest waits for the next turn.
+const RECEIVES: usize = 8;
+
+/// The receive arena: 2 MiB for the whole server.
+pub(crate) struct Receiver {
+    arena: Vec<u8>,
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Receiver({} bytes)", self.arena.len())
+    }
+}
+
+impl Receiver {
+    pub(crate) fn new() -> Self {
+        Self { arena: vec![0; SLOT * BATCH_SIZE] }
+    }
+
+    /// Reads what a socket has, up to the budget of a turn, and hands out each datagram.
+    pub(crate) fn receive(
+        &mut self,
+        bound: &mut Bound,
+        mut take: impl FnMut(Path, &mut [u8]),
+    ) {
+        for _ in 0..RECEIVES {
+            let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+            let mut meta = [RecvMeta::default(); BATCH_SIZE];
+            let socket = UdpSockRef::from(&bound.io);
+            match bound.state.recv(socket, &mut slices, &mut meta) {
+                Ok(count) => {
+                    for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
+                        let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+                        let path = Path { port: bound.port, remote };
+                        let stride = meta.stride.max(1);
+                        slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    bound.readable = false;
+                    return;
+                }
+                // An ICMP error of an earlier send is read away like this; the socket lives on.
+                Err(_) => {}
+            }
+        }
+    }
+}

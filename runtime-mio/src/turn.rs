@@ -1,0 +1,92 @@
+//! One turn of the loop.
+
+use crate::clock;
+use crate::host::{Flow, Host, Input};
+use crate::{Driver, WAKER};
+use clawchat_core::server::Action;
+use clawchat_core::time::Now;
+use core::time::Duration;
+use std::io;
+
+/// While a socket would block, its readiness wakes the loop; deadlines only have to be kept roughly.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(5);
+
+impl<H: Host> Driver<H> {
+    pub(crate) fn turn(&mut self, events: &mut mio::Events, host: &mut H) -> io::Result<Flow> {
+        self.drain(clock::now(), host);
+        let timeout = self.pause(clock::now());
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            other => other?,
+        }
+        for event in events.iter().filter(|event| event.token() != WAKER && event.is_readable()) {
+            if let Some(bound) = self.ports.get_mut(event.token()) {
+                bound.readable = true;
+            }
+        }
+        let now = clock::now();
+        for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
+            self.receiver.receive(bound, |path, datagram| {
+                self.server.handle_datagram(now, path, datagram);
+            });
+        }
+        let flow = self.take_inputs(now, host);
+        if self.server.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
+            self.server.handle_timeout(now);
+        }
+        self.drain(now, host);
+        let over = self.server.is_drained() && !self.sender.is_blocked();
+        Ok(if over { Flow::Stop } else { flow })
+    }
+
+    /// How long to wait for sockets and inputs.
+    fn pause(&mut self, now: Now) -> Option<Duration> {
+        if self.ports.iter_mut().any(|bound| bound.readable) {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.server.poll_timeout()?.at.since(now.mono);
+        Some(if self.sender.is_blocked() { deadline.max(BLOCKED_PAUSE) } else { deadline })
+    }
+
+    fn take_inputs(&mut self, now: Now, host: &mut H) -> Flow {
+        let mut flow = Flow::Continue;
+        while let Ok(input) = self.inputs.try_recv() {
+            match input {
+                Input::Completion(op, outcome) => {
+                    self.server.handle_completion(now, op, outcome);
+                    host.completed(&mut self.server, now, op, outcome);
+                }
+                Input::Command(command) => {
+                    if host.command(&mut self.server, now, command) == Flow::Stop {
+                        flow = Flow::Stop;
+                    }
+                }
+            }
+        }
+        flow
+    }
+
+    /// Performs and hands out what the machine has, until it has nothing more.
+    fn drain(&mut self, now: Now, host: &mut H) {
+        loop {
+            let mut quiet = true;
+            while let Some((op, action)) = self.server.poll_action() {
+                quiet = false;
+                if let Action::BindPort { port, number } = action {
+                    let outcome = self.ports.bind(self.poll.registry(), port, number);
+                    self.server.handle_completion(now, op, outcome);
+                } else {
+                    host.start(op, action);
+                }
+            }
+            while let Some(event) = self.server.poll_event() {
+                quiet = false;
+                host.event(&mut self.server, now, event);
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.sender.flush(&self.ports, &mut self.server, now);
+    }
+}

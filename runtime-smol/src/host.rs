@@ -1,0 +1,10 @@
+//! What the binary supplies.
+
+use clawchat_core::client::Action;
+use clawchat_core::ops::Outcome;
+
+/// Performs what is neither socket nor clock.
+pub trait Host: Send + Sync + 'static {
+    /// Performs an action. Runs on the blocking pool.
+    fn perform(&self, action: &Action) -> Outcome;
+}

@@ -1,0 +1,118 @@
+//! The client's sockets: one per address family that the server has.
+
+use clawchat_core::id::PortId;
+use clawchat_core::transport::path::{Path, Transmit};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
+use smol::Async;
+use smol::future::FutureExt;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Room for one receive: a datagram, or as many as the kernel joins.
+const SLOT: usize = 65_536;
+/// Receives at a time: a client's one peer fills no more.
+const SLOTS: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
+
+#[derive(Debug)]
+struct Bound {
+    io: Async<UdpSocket>,
+    state: UdpSocketState,
+    v4: bool,
+}
+
+/// A binding, once made.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    port: Option<PortId>,
+    bound: Vec<Bound>,
+    arena: Vec<u8>,
+}
+
+impl Sockets {
+    /// Binds any port for each family among `addresses`; false when none could be bound.
+    pub(crate) fn bind(&mut self, port: PortId, addresses: &[IpAddr]) -> bool {
+        self.port = Some(port);
+        self.bound.clear();
+        self.arena.resize(SLOT * SLOTS, 0);
+        for v4 in [true, false] {
+            if addresses.iter().any(|ip| ip.is_ipv4() == v4) {
+                self.bound.extend(open(v4).ok());
+            }
+        }
+        !self.bound.is_empty()
+    }
+
+    /// Sends; false when the socket would block. Any other error is packet loss.
+    pub(crate) fn send(&self, transmit: &Transmit, arena: &[u8]) -> bool {
+        let v4 = transmit.path.remote.is_ipv4();
+        let Some(bound) = self.bound.iter().find(|bound| bound.v4 == v4) else { return true };
+        let datagram = quinn_udp::Transmit {
+            destination: transmit.path.remote,
+            ecn: None,
+            contents: &arena[..transmit.len],
+            segment_size: (transmit.segment < transmit.len).then_some(transmit.segment),
+            src_ip: None,
+        };
+        let sent = bound.state.try_send(UdpSockRef::from(bound.io.get_ref()), &datagram);
+        !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Reads one batch of each socket and hands out each datagram; whether there was any.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Path, &mut [u8])) -> bool {
+        let Some(port) = self.port else { return false };
+        let mut any = false;
+        for bound in &self.bound {
+            let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+            let mut meta = [RecvMeta::default(); SLOTS];
+            let socket = UdpSockRef::from(bound.io.get_ref());
+            let Ok(count) = bound.state.recv(socket, &mut slices, &mut meta) else { continue };
+            any = true;
+            for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
+                let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+                let path = Path { port, remote };
+                let stride = meta.stride.max(1);
+                slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
+            }
+        }
+        any
+    }
+
+    /// Waits until a socket may have something; for ever when there is none.
+    pub(crate) async fn readable(&self) {
+        wait(self.bound.iter().map(|bound| bound.io.readable())).await;
+    }
+
+    /// Waits until a socket may take something.
+    pub(crate) async fn writable(&self) {
+        wait(self.bound.iter().map(|bound| bound.io.writable())).await;
+    }
+}
+
+/// The first of at most two. An error is for the next receive or send to meet.
+async fn wait(mut each: impl Iterator<Item = impl Future<Output = io::Result<()>>>) {
+    let (first, second) = (each.next(), each.next());
+    ready(first).or(ready(second)).await;
+}
+
+async fn ready(socket: Option<impl Future<Output = io::Result<()>>>) {
+    match socket {
+        Some(socket) => drop(socket.await),
+        None => smol::future::pending().await,
+    }
+}
+
+fn open(v4: bool) -> io::Result<Bound> {
+    let (domain, ip) = if v4 {
+        (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED))
+    } else {
+        (Domain::IPV6, IpAddr::from(Ipv6Addr::UNSPECIFIED))
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if !v4 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    Ok(Bound { io: Async::new(socket.into())?, state, v4 })
+}

@@ -1,0 +1,192 @@
+//! The one task that owns the machine.
+
+use crate::host::Host;
+use crate::socket::Sockets;
+use crate::{Command, SessionState, clock};
+use clawchat_core::client::{Action, Client, Event};
+use clawchat_core::id::OpId;
+use clawchat_core::limits::DATAGRAM_MAX;
+use clawchat_core::ops::Outcome;
+use clawchat_core::time::Now;
+use clawchat_core::transport::path::Transmit;
+use core::time::Duration;
+use smol::Timer;
+use smol::channel::{Receiver, Sender, unbounded};
+use smol::future::FutureExt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Receives of one turn.
+const RECEIVES: usize = 16;
+
+/// What woke the task.
+enum Woken {
+    Readable,
+    Writable,
+    Deadline,
+    Completion(OpId, Outcome),
+    Command(Command),
+    /// All handles are gone; only the network is left to listen to.
+    NoHandle,
+}
+
+pub(crate) struct Task {
+    client: Client,
+    addresses: Vec<IpAddr>,
+    sockets: Sockets,
+    host: Arc<dyn Host>,
+    commands: Option<Receiver<Command>>,
+    events: Sender<Event>,
+    completions: (Sender<(OpId, Outcome)>, Receiver<(OpId, Outcome)>),
+    arena: Vec<u8>,
+    waiting: Option<Transmit>,
+}
+
+impl Task {
+    pub(crate) fn new(
+        client: Client,
+        addresses: Vec<IpAddr>,
+        host: Arc<dyn Host>,
+        commands: Receiver<Command>,
+        events: Sender<Event>,
+    ) -> Self {
+        Self {
+            client,
+            addresses,
+            sockets: Sockets::default(),
+            host,
+            commands: Some(commands),
+            events,
+            completions: unbounded(),
+            arena: vec![0; DATAGRAM_MAX],
+            waiting: None,
+        }
+    }
+
+    /// Runs until the machine has nothing more to send or to answer.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.drain(clock::now());
+            if self.client.is_over() && self.commands.as_ref().is_none_or(Receiver::is_closed) {
+                return;
+            }
+            let woken = self.wait().await;
+            let now = clock::now();
+            match woken {
+                Woken::Readable => {
+                    // Bounded, so that a flood can't keep the task from its commands.
+                    for _ in 0..RECEIVES {
+                        let client = &mut self.client;
+                        if !self.sockets.receive(|path, d| client.handle_datagram(now, path, d)) {
+                            break;
+                        }
+                    }
+                }
+                Woken::Writable | Woken::Deadline => {}
+                Woken::Completion(op, outcome) => self.client.handle_completion(now, op, outcome),
+                Woken::Command(command) => self.command(now, command),
+                Woken::NoHandle => self.commands = None,
+            }
+            if self.client.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
+                self.client.handle_timeout(now);
+            }
+        }
+    }
+
+    async fn wait(&self) -> Woken {
+        let readable = async {
+            self.sockets.readable().await;
+            Woken::Readable
+        };
+        let writable = async {
+            match self.waiting {
+                Some(_) => self.sockets.writable().await,
+                None => smol::future::pending().await,
+            }
+            Woken::Writable
+        };
+        let deadline = async {
+            let now = clock::now().mono;
+            match self.client.poll_timeout().map(|deadline| deadline.at.since(now)) {
+                // A deadline that waits for the socket must not spin.
+                Some(pause) if self.waiting.is_some() => {
+                    Timer::after(pause.max(Duration::from_millis(5))).await;
+                }
+                Some(pause) => drop(Timer::after(pause).await),
+                None => smol::future::pending().await,
+            }
+            Woken::Deadline
+        };
+        let completion = async {
+            match self.completions.1.recv().await {
+                Ok((op, outcome)) => Woken::Completion(op, outcome),
+                Err(_) => smol::future::pending().await,
+            }
+        };
+        let command = async {
+            match &self.commands {
+                Some(commands) => commands.recv().await.map_or(Woken::NoHandle, Woken::Command),
+                None => smol::future::pending().await,
+            }
+        };
+        command.or(completion).or(readable).or(writable).or(deadline).await
+    }
+
+    fn command(&mut self, now: Now, command: Command) {
+        // A reply that nobody waits for any more is no loss.
+        match command {
+            Command::Send { to, text, reply } => {
+                drop(reply.try_send(self.client.send_chat(now, &to, &text)));
+            }
+            Command::Status(status, reply) => {
+                drop(reply.try_send(self.client.set_status(now, status)));
+            }
+            Command::RotateKeys(reply) => drop(reply.try_send(self.client.rotate_keys(now))),
+            Command::State(reply) => drop(reply.try_send(SessionState {
+                epoch: self.client.epoch(),
+                rtt: self.client.rtt(),
+                server: self.client.path().map(|path| path.remote),
+                unreceipted: self.client.unreceipted(),
+            })),
+            Command::Connect => self.client.connect(now),
+            Command::Compromised => self.client.declare_compromised(now),
+            Command::GiveUpSignalling => self.client.give_up_signalling(now),
+            Command::Leave => self.client.leave(now),
+        }
+    }
+
+    /// Performs and hands out what the machine has, until it has nothing more.
+    fn drain(&mut self, now: Now) {
+        while let Some((op, action)) = self.client.poll_action() {
+            if let Action::BindPort { port } = action {
+                let bound = self.sockets.bind(port, &self.addresses);
+                let outcome = if bound { Outcome::Done } else { Outcome::Failed };
+                self.client.handle_completion(now, op, outcome);
+                continue;
+            }
+            let (host, done) = (self.host.clone(), self.completions.0.clone());
+            smol::spawn(async move {
+                let outcome = smol::unblock(move || host.perform(&action)).await;
+                // Nobody waits for it once the task has ended.
+                let _gone = done.send((op, outcome)).await;
+            })
+            .detach();
+        }
+        while let Some(event) = self.client.poll_event() {
+            // Nobody listens once all handles are gone.
+            let _gone = self.events.try_send(event);
+        }
+        loop {
+            let next = self.waiting.take();
+            let next = next.or_else(|| self.client.poll_transmit(now, &mut self.arena));
+            let Some(transmit) = next else { break };
+            if !self.sockets.send(&transmit, &self.arena) {
+                self.waiting = Some(transmit);
+                break;
+            }
+        }
+        while let Some(event) = self.client.poll_event() {
+            let _gone = self.events.try_send(event);
+        }
+    }
+}

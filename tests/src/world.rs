@@ -1,0 +1,1214 @@
+//! A world of one server, its clients, the network between them and an attacker, over virtual time.
+//!
+//! Nothing in it is real: no clock, socket, thread or randomness of the operating system. One seed
+//! decides everything, so that a run can be repeated bit for bit. After every step the oracles are
+//! asked; the first complaint ends the run with the seed and the last lines of its transcript.
+
+use crate::disk::{Disk, duplicate};
+use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
+use crate::net::{Link, Net, Rng, Way};
+use crate::oracle::{
+    Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kind, may_connect,
+};
+use crate::transcript::{Transcript, digest};
+use clawchat_core::client::{self, Client, ClientConfig};
+use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::error::{CloseReason, SendError};
+use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
+use clawchat_core::limits::{DATAGRAM_MAX, SESSIONS};
+use clawchat_core::ops::Outcome;
+use clawchat_core::random::Seed;
+use clawchat_core::secret::Secret;
+use clawchat_core::server::{self, Member, PortChoice, Server, ServerConfig};
+use clawchat_core::time::{Duration, Instant, Now, UnixMs};
+use clawchat_core::transport::path::Path;
+use clawchat_core::wire::header::PacketType;
+use clawchat_core::wire::message::{LOBBY, ReceiptState, Recipient, SERVER_MEMBER};
+use clawchat_core::wire::secfile::{PortSchedule, SecurityFile};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where the server is.
+pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Its port, unless its ports are scheduled.
+pub const SERVER_PORT: u16 = 54_321;
+/// The wall clock of a machine without skew when the world begins.
+const BEGIN: u64 = 1_772_000_000_000;
+/// A machine whose deadline never moves on spins.
+const SPINS: u32 = 200;
+
+/// One run of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Process(pub usize);
+
+/// The clocks of one machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Where its monotonic clock stood when the world began, microseconds.
+    pub origin: u64,
+    /// How far its wall clock is ahead, milliseconds.
+    pub ahead: i64,
+    /// How fast its wall clock is, parts per million too much.
+    pub drift: i64,
+}
+
+impl Clock {
+    fn at(&self, world: u64) -> Now {
+        let ms = i64::try_from(world / 1000).unwrap_or(i64::MAX);
+        let shift = self.ahead + ms * self.drift / 1_000_000;
+        let wall = UnixMs((BEGIN + world / 1000).saturating_add_signed(shift));
+        Now { mono: Instant::from_micros(self.origin + world), wall }
+    }
+}
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The one source of chance.
+    pub seed: u64,
+    /// Members and the rooms they are in beside the lobby.
+    pub members: Vec<(&'static str, Vec<&'static str>)>,
+    /// Most established sessions.
+    pub max_sessions: usize,
+    /// Ports by the keyed schedule.
+    pub scheduled: bool,
+    /// Whether drivers may be late: chance per mille, for each machine.
+    pub lazy: u64,
+    /// Most that a wall clock is ahead or behind, milliseconds.
+    pub skew: u64,
+    /// How to run this again.
+    pub rerun: String,
+}
+
+impl Setup {
+    /// Two members, ann and bob, and room `ops` of ann and cid, who is there too.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            members: vec![("ann", vec!["ops"]), ("bob", vec![]), ("cid", vec!["ops"])],
+            max_sessions: SESSIONS,
+            scheduled: false,
+            lazy: 0,
+            skew: 0,
+            rerun: "cargo test -p clawchat-tests".to_string(),
+        }
+    }
+}
+
+/// A machine and its driver.
+#[derive(Debug)]
+struct Host<M> {
+    machine: M,
+    clock: Clock,
+    /// The driver's own chance, when it is late.
+    lazy: Option<Rng>,
+    /// When the timer is set to, world time.
+    armed: Option<u64>,
+    /// When it will drain outputs.
+    draining: Option<u64>,
+    /// Timers in a row without time passing.
+    spins: (u64, u32),
+}
+
+impl<M: Machine> Host<M> {
+    const fn new(machine: M, clock: Clock, lazy: Option<Rng>) -> Self {
+        Self { machine, clock, lazy, armed: None, draining: None, spins: (0, 0) }
+    }
+
+    fn spun(&mut self, now: u64) -> bool {
+        self.spins = if self.spins.0 == now { (now, self.spins.1 + 1) } else { (now, 0) };
+        self.spins.1 > SPINS
+    }
+
+    /// When to set the timer to, if it has to be set.
+    fn arm(&mut self, now: u64) -> Option<u64> {
+        let at = self.machine.deadline()?.as_micros().saturating_sub(self.clock.origin).max(now);
+        (self.armed.replace(at) != Some(at)).then_some(at)
+    }
+}
+
+/// The server's machine and what its host holds.
+#[derive(Debug, Default)]
+pub struct ServerNode {
+    host: Option<Host<Server>>,
+    /// How often it was started.
+    pub run: u32,
+    ports: BTreeMap<u16, PortId>,
+    clock: Clock,
+    /// What it told, all runs together.
+    pub events: Vec<server::Event>,
+    /// Next bindings that find their port taken.
+    pub ports_taken: u32,
+}
+
+/// A client's process: its machine, if it lives, and what its host holds.
+#[derive(Debug)]
+pub struct ClientNode {
+    host: Option<Host<Client>>,
+    /// Whose file it has.
+    pub member: String,
+    /// Which file it has, if an issued one.
+    pub file: Option<FileId>,
+    /// Its address, once bound.
+    pub address: Option<SocketAddr>,
+    /// What it told.
+    pub events: Vec<client::Event>,
+    /// When it was started, world time.
+    pub started: u64,
+    /// Whether it has a session.
+    pub connected: bool,
+    /// Why it closed, if it did.
+    pub closed: Option<CloseReason>,
+    /// Whether COMPROMISED wiped it.
+    pub wiped: bool,
+    /// Whether its security file is gone from its disk.
+    pub file_gone: bool,
+    sessions: u64,
+}
+
+/// A datagram as it was emitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emission {
+    /// When, world time.
+    pub at: u64,
+    /// By whom.
+    pub from: Who,
+    /// Where to.
+    pub to: SocketAddr,
+    /// Its bytes.
+    pub datagram: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Arrive { to: SocketAddr, from: SocketAddr, datagram: Vec<u8> },
+    Timer(Who),
+    Drain(Who),
+    Perform { run: u32, action: server::Action },
+    Complete { who: Who, run: u32, op: OpId, outcome: Outcome },
+    Bound { run: u32, op: OpId, port: PortId, number: u16 },
+    ClientBound { process: Process, op: OpId },
+    ClientWiped { process: Process, op: OpId, ok: bool },
+}
+
+/// What is asked after every step.
+#[derive(Debug, Default)]
+pub struct Oracles {
+    /// Chat.
+    pub chats: Chats,
+    /// The wire.
+    pub wire: Wire,
+    /// Epochs.
+    pub epochs: Epochs,
+    complaint: Option<String>,
+    /// Receipts that are judged once all readers have told what they saw.
+    receipts: Vec<(String, ChatId, ReceiptState, String)>,
+}
+
+impl Oracles {
+    fn judge(&mut self, verdict: Verdict) {
+        if let Err(complaint) = verdict {
+            self.complaint.get_or_insert(complaint);
+        }
+    }
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct World {
+    setup: Setup,
+    now: u64,
+    /// Chance, for whoever plays in this world.
+    pub rng: Rng,
+    serial: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    /// The network.
+    pub net: Net,
+    /// The server's disk.
+    pub disk: Disk,
+    /// The server.
+    pub server: ServerNode,
+    clients: Vec<ClientNode>,
+    addresses: BTreeMap<SocketAddr, Process>,
+    /// What must hold.
+    pub oracles: Oracles,
+    /// What happened.
+    pub transcript: Transcript,
+    /// Datagrams emitted from here on are kept, when it is there.
+    pub tap: Option<Vec<Emission>>,
+    /// Chance that wiping a security file fails, per mille.
+    pub wipe_fails: u64,
+    /// Datagrams handed to the present run of the server.
+    taken: BTreeSet<u64>,
+    out: Vec<u8>,
+}
+
+impl World {
+    /// A world whose server is about to bind its port.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        let mut rng = Rng::new(setup.seed);
+        let clock = Clock { origin: rng.below(1 << 40), ahead: 0, drift: 0 };
+        let mut world = Self {
+            setup,
+            now: 0,
+            rng,
+            serial: 0,
+            queue: BTreeMap::new(),
+            net: Net::default(),
+            disk: Disk::default(),
+            server: ServerNode { clock, ..ServerNode::default() },
+            clients: Vec::new(),
+            addresses: BTreeMap::new(),
+            oracles: Oracles::default(),
+            transcript: Transcript::default(),
+            tap: None,
+            wipe_fails: 0,
+            taken: BTreeSet::new(),
+            out: vec![0; DATAGRAM_MAX],
+        };
+        world.start_server();
+        world
+    }
+
+    /// World time, microseconds.
+    #[must_use]
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn line(&mut self, text: String) {
+        self.transcript.line(self.now, text);
+    }
+
+    fn push(&mut self, at: u64, happening: Happening) {
+        self.serial += 1;
+        self.queue.insert((at, self.serial), happening);
+    }
+
+    /// Ends the run with a complaint.
+    ///
+    /// # Panics
+    /// Always.
+    #[track_caller]
+    pub fn fail(&self, complaint: &str) -> ! {
+        let (seed, rerun, tail) = (self.setup.seed, &self.setup.rerun, self.transcript.tail());
+        panic!("{tail}\nseed {seed} at {} µs: {complaint}\nrun again: {rerun}\n", self.now);
+    }
+
+    fn check(&mut self) {
+        while let Some((author, id, state, by)) = self.oracles.receipts.pop() {
+            for index in 0..self.clients.len() {
+                if self.clients[index].member == by {
+                    self.hear_out(Process(index));
+                }
+            }
+            let durable = self.disk.has_chat(&author, id);
+            let verdict = self.oracles.chats.receipt(&author, id, state, &by, durable);
+            self.oracles.judge(verdict);
+        }
+        if let Some(complaint) = self.oracles.complaint.clone() {
+            self.fail(&complaint);
+        }
+    }
+
+    /// Makes the next thing happen, unless it is after `until`; false when there is none.
+    pub fn step(&mut self, until: u64) -> bool {
+        let Some(((at, _), _)) = self.queue.first_key_value() else { return false };
+        if *at > until {
+            return false;
+        }
+        let Some(((at, _), happening)) = self.queue.pop_first() else { return false };
+        self.now = at;
+        self.happen(happening);
+        self.check();
+        true
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, time: Duration) {
+        let until = self.now + micros(time);
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Lets time pass until something holds; false when it does not within `limit`.
+    pub fn run_until(&mut self, limit: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let until = self.now + micros(limit);
+        loop {
+            if holds(self) {
+                return true;
+            }
+            if !self.step(until) {
+                self.now = until;
+                return holds(self);
+            }
+        }
+    }
+
+    /// The same, and fails when it does not hold in time.
+    #[track_caller]
+    pub fn expect(&mut self, what: &str, limit: Duration, holds: impl Fn(&Self) -> bool) {
+        if !self.run_until(limit, holds) {
+            self.fail(&format!("expected within {limit:?}: {what}"));
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrive { to, from, datagram } => self.arrive(to, from, datagram),
+            Happening::Timer(Who::Server) => self.server_timer(),
+            Happening::Timer(Who::Client(process)) => self.client_timer(process),
+            Happening::Drain(who) => self.drain_late(who),
+            Happening::Perform { run, action } => {
+                if run == self.server.run {
+                    self.line(format!("disk {action:?}"));
+                    self.disk.perform(self.now, action);
+                }
+            }
+            Happening::Complete { who, run, op, outcome } => {
+                if run == self.server.run || who != Who::Server {
+                    self.line(format!("{who:?} op {op} {outcome:?}"));
+                    self.complete(who, op, outcome);
+                }
+            }
+            Happening::Bound { run, op, port, number } => {
+                if run == self.server.run {
+                    self.server.ports.insert(number, port);
+                    self.complete(Who::Server, op, Outcome::Done);
+                }
+            }
+            Happening::ClientBound { process, op } => {
+                let node = &mut self.clients[process.0];
+                if node.host.is_some() {
+                    self.addresses.extend(node.address.map(|address| (address, process)));
+                    self.complete(Who::Client(process), op, Outcome::Done);
+                }
+            }
+            Happening::ClientWiped { process, op, ok } => {
+                self.clients[process.0].file_gone |= ok;
+                let outcome = if ok { Outcome::Done } else { Outcome::Failed };
+                self.complete(Who::Client(process), op, outcome);
+            }
+        }
+    }
+
+    fn complete(&mut self, who: Who, op: OpId, outcome: Outcome) {
+        match who {
+            Who::Server => {
+                self.with_server(|server, now| server.handle_completion(now, op, outcome));
+            }
+            Who::Client(process) => {
+                self.with_client(process, |client, now| {
+                    client.handle_completion(now, op, outcome);
+                });
+            }
+        }
+    }
+
+    fn server_timer(&mut self) {
+        let (world, Some(host)) = (self.now, &mut self.server.host) else { return };
+        if host.armed != Some(world) {
+            return;
+        }
+        host.armed = None;
+        if host.spun(world) {
+            self.fail("the server's deadline never moves on");
+        }
+        self.with_server(|server, now| server.handle_timeout(now));
+    }
+
+    fn client_timer(&mut self, process: Process) {
+        let (world, Some(host)) = (self.now, &mut self.clients[process.0].host) else { return };
+        if host.armed != Some(world) {
+            return;
+        }
+        host.armed = None;
+        if host.spun(world) {
+            self.fail("a client's deadline never moves on");
+        }
+        self.with_client(process, |client, now| client.handle_timeout(now));
+    }
+
+    // Machines and their outputs.
+
+    /// Does something to the server, then what follows; `None` while it is down.
+    pub fn with_server<T>(&mut self, work: impl FnOnce(&mut Server, Now) -> T) -> Option<T> {
+        let host = self.server.host.as_mut()?;
+        let result = work(&mut host.machine, host.clock.at(self.now));
+        self.turn(Who::Server);
+        Some(result)
+    }
+
+    /// Does something to a client, then what follows; `None` when it is dead.
+    pub fn with_client<T>(
+        &mut self,
+        process: Process,
+        work: impl FnOnce(&mut Client, Now) -> T,
+    ) -> Option<T> {
+        let host = self.clients.get_mut(process.0)?.host.as_mut()?;
+        let result = work(&mut host.machine, host.clock.at(self.now));
+        self.turn(Who::Client(process));
+        Some(result)
+    }
+
+    /// The server's machine, while it is up.
+    #[must_use]
+    pub fn server_machine(&self) -> Option<&Server> {
+        self.server.host.as_ref().map(|host| &host.machine)
+    }
+
+    /// A client's machine, while it lives.
+    #[must_use]
+    pub fn client_machine(&self, process: Process) -> Option<&Client> {
+        self.clients[process.0].host.as_ref().map(|host| &host.machine)
+    }
+
+    fn turn(&mut self, who: Who) {
+        let world = self.now;
+        let late = match who {
+            Who::Server => self.server.host.as_mut().map(|host| (&mut host.lazy, &mut host.draining)),
+            Who::Client(Process(index)) => self.clients[index]
+                .host
+                .as_mut()
+                .map(|host| (&mut host.lazy, &mut host.draining)),
+        };
+        match late {
+            None => {}
+            Some((None, _)) => self.drain(who),
+            Some((Some(_), Some(_))) => {}
+            Some((Some(rng), draining)) => {
+                let at = world + rng.range(0..=25_000);
+                *draining = Some(at);
+                self.push(at, Happening::Drain(who));
+            }
+        }
+    }
+
+    /// Takes all outputs of a machine.
+    fn drain(&mut self, who: Who) {
+        match who {
+            Who::Server => {
+                let Some(host) = &mut self.server.host else { return };
+                let now = host.clock.at(self.now);
+                let outputs = drain_all(&mut host.machine, now, &mut self.out);
+                self.server_outputs(outputs);
+            }
+            Who::Client(process) => {
+                let Some(host) = &mut self.clients[process.0].host else { return };
+                let now = host.clock.at(self.now);
+                let outputs = drain_all(&mut host.machine, now, &mut self.out);
+                self.client_outputs(process, outputs);
+            }
+        }
+        self.arm(who);
+    }
+
+    /// Takes some outputs of a machine whose driver is late.
+    fn drain_late(&mut self, who: Who) {
+        let world = self.now;
+        let more = match who {
+            Who::Server => {
+                let Some(host) = &mut self.server.host else { return };
+                if host.draining.take() != Some(world) {
+                    return;
+                }
+                let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
+                let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
+                self.server_outputs(outputs);
+                more
+            }
+            Who::Client(process) => {
+                let Some(host) = &mut self.clients[process.0].host else { return };
+                if host.draining.take() != Some(world) {
+                    return;
+                }
+                let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
+                let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
+                self.client_outputs(process, outputs);
+                more
+            }
+        };
+        if more { self.turn(who) } else { self.arm(who) }
+    }
+
+    fn arm(&mut self, who: Who) {
+        let world = self.now;
+        let at = match who {
+            Who::Server => self.server.host.as_mut().and_then(|host| host.arm(world)),
+            Who::Client(Process(index)) => {
+                self.clients[index].host.as_mut().and_then(|host| host.arm(world))
+            }
+        };
+        if let Some(at) = at {
+            self.push(at, Happening::Timer(who));
+        }
+    }
+
+    fn server_outputs(&mut self, outputs: Vec<Output<Server>>) {
+        if outputs.len() >= FLOOD {
+            self.fail("the server's outputs never end");
+        }
+        for output in outputs {
+            match output {
+                Output::Datagram(path, datagram) => self.server_sends(path, datagram),
+                Output::Action(op, action) => self.server_acts(op, action),
+                Output::Event(event) => self.server_tells(event),
+            }
+        }
+    }
+
+    fn client_outputs(&mut self, process: Process, outputs: Vec<Output<Client>>) {
+        if outputs.len() >= FLOOD {
+            self.fail("a client's outputs never end");
+        }
+        for output in outputs {
+            match output {
+                Output::Datagram(path, datagram) => self.client_sends(process, path, datagram),
+                Output::Action(op, action) => self.client_acts(process, op, &action),
+                Output::Event(event) => self.client_tells(process, event),
+            }
+        }
+    }
+
+    /// Takes the events of a client, and no other outputs.
+    fn hear_out(&mut self, process: Process) {
+        while let Some(event) =
+            self.clients[process.0].host.as_mut().and_then(|host| host.machine.poll_event())
+        {
+            self.client_tells(process, event);
+        }
+    }
+
+    // Datagrams.
+
+    fn emitted(&mut self, from: Who, to: SocketAddr, datagram: &[u8]) {
+        self.line(format!("{from:?} -> {to} {} {:?}", datagram.len(), kind(datagram)));
+        self.transcript.bytes(datagram);
+        let verdict = self.oracles.wire.emitted(from, to, datagram);
+        self.oracles.judge(verdict);
+        if let Some(tap) = &mut self.tap {
+            tap.push(Emission { at: self.now, from, to, datagram: datagram.to_vec() });
+        }
+    }
+
+    fn server_sends(&mut self, path: Path, datagram: Vec<u8>) {
+        let to = path.remote;
+        self.emitted(Who::Server, to, &datagram);
+        let bound = self.server.ports.iter().find(|(_, port)| **port == path.port);
+        let Some((number, _)) = bound else {
+            self.fail("the server sends by a port that is not bound");
+        };
+        let from = (SERVER_IP, *number).into();
+        if let Some(process) = self.addresses.get(&to).copied() {
+            self.carry(process, Way::Down, from, to, &datagram);
+        }
+    }
+
+    fn client_sends(&mut self, process: Process, path: Path, datagram: Vec<u8>) {
+        self.emitted(Who::Client(process), path.remote, &datagram);
+        let Some(from) = self.clients[process.0].address else {
+            self.fail("a client sends without a binding");
+        };
+        self.carry(process, Way::Up, from, path.remote, &datagram);
+    }
+
+    fn carry(
+        &mut self,
+        process: Process,
+        way: Way,
+        from: SocketAddr,
+        to: SocketAddr,
+        datagram: &[u8],
+    ) {
+        let link: Link = self.net.link(process, way);
+        for (after, datagram) in link.carry(&mut self.rng, datagram) {
+            self.push(self.now + after, Happening::Arrive { to, from, datagram });
+        }
+    }
+
+    fn arrive(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
+        if to.ip() == SERVER_IP {
+            self.arrive_at_server(to.port(), from, datagram);
+        } else if let Some(process) = self.addresses.get(&to).copied() {
+            if self.clients[process.0].host.is_some() {
+                self.net.hear(to, &datagram);
+            }
+            self.arrive_at_client(process, from, datagram);
+        }
+    }
+
+    fn arrive_at_client(&mut self, process: Process, remote: SocketAddr, mut datagram: Vec<u8>) {
+        if !self.oracles.wire.is_genuine(&datagram) {
+            self.silent_client(process, remote, datagram);
+            return;
+        }
+        let path = Path { port: PortId(0), remote };
+        self.with_client(process, |client, now| client.handle_datagram(now, path, &mut datagram));
+    }
+
+    /// A client that gets a damaged or forged datagram says and does nothing.
+    fn silent_client(&mut self, process: Process, remote: SocketAddr, mut datagram: Vec<u8>) {
+        let who = Who::Client(process);
+        self.drain(who);
+        let Some(host) = &mut self.clients[process.0].host else { return };
+        let now = host.clock.at(self.now);
+        let before = host.machine.deadline();
+        let path = Path { port: PortId(0), remote };
+        host.machine.handle_datagram(now, path, &mut datagram);
+        let outputs = drain_all(&mut host.machine, now, &mut self.out);
+        let deadline = host.machine.deadline();
+        if !outputs.is_empty() || deadline != before {
+            self.fail(&format!("{who:?} reacts to a forged datagram: {outputs:?}"));
+        }
+    }
+
+    fn arrive_at_server(&mut self, number: u16, from: SocketAddr, mut datagram: Vec<u8>) {
+        let Some(port) = self.server.ports.get(&number).copied() else { return };
+        let path = Path { port, remote: from };
+        let genuine = self.oracles.wire.is_genuine(&datagram);
+        let fresh = genuine && self.taken.insert(digest(2, &datagram));
+        if self.server.host.is_some() {
+            self.net.hear((SERVER_IP, number).into(), &datagram);
+        }
+        if fresh && !is_hello(&datagram) {
+            self.with_server(|server, now| server.handle_datagram(now, path, &mut datagram));
+        } else {
+            self.watched_server(path, datagram);
+        }
+    }
+
+    /// The server gets a hello, a copy or a forgery: nothing follows but the one reply.
+    fn watched_server(&mut self, path: Path, datagram: Vec<u8>) -> Vec<Vec<u8>> {
+        self.drain(Who::Server);
+        let Some(host) = &mut self.server.host else { return Vec::new() };
+        let now = host.clock.at(self.now);
+        let before = host.machine.deadline();
+        let mut copy = datagram.clone();
+        host.machine.handle_datagram(now, path, &mut copy);
+        let outputs = drain_all(&mut host.machine, now, &mut self.out);
+        let moved = host.machine.deadline() != before;
+        let mut replies = Vec::new();
+        for output in &outputs {
+            match output {
+                Output::Datagram(to, reply) if *to == path => replies.push(reply.clone()),
+                _ => self.fail(&format!("the server reacts to a copy or forgery: {output:?}")),
+            }
+        }
+        if moved && replies.is_empty() {
+            self.fail("the server's deadline moves by a copy or forgery");
+        }
+        self.oracles.wire.watch(path.remote);
+        self.server_outputs(outputs);
+        let verdict = self.oracles.wire.replied(path.remote, &datagram, &replies);
+        self.oracles.judge(verdict);
+        self.arm(Who::Server);
+        replies
+    }
+
+    /// The attacker sends a datagram to the server from an address of his own; what it replies.
+    pub fn attack(&mut self, datagram: Vec<u8>) -> Vec<Vec<u8>> {
+        let remote = self.net.attacker();
+        let Some(port) = self.server.ports.values().next().copied() else { return Vec::new() };
+        let replies = self.watched_server(Path { port, remote }, datagram);
+        self.check();
+        replies
+    }
+
+    /// The attacker sends a datagram to a client, as if it came from the server or from himself.
+    pub fn attack_client(&mut self, process: Process, from_server: bool, datagram: Vec<u8>) {
+        let server = (SERVER_IP, self.port().unwrap_or(SERVER_PORT)).into();
+        let remote = if from_server { server } else { self.net.attacker() };
+        if from_server && self.oracles.wire.is_genuine(&datagram) {
+            return;
+        }
+        self.silent_client(process, remote, datagram);
+        self.check();
+    }
+
+    /// A datagram arrives at the server from an address that may be anyone's.
+    pub fn deliver(&mut self, from: SocketAddr, datagram: Vec<u8>) {
+        if let Some(number) = self.port() {
+            self.arrive_at_server(number, from, datagram);
+        }
+        self.check();
+    }
+
+    /// The number of the port that the server has bound.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.server.ports.keys().next().copied()
+    }
+
+    // The server's host.
+
+    /// Starts the server from what is durable.
+    pub fn start_server(&mut self) {
+        let members = self.setup.members.iter().map(|(name, rooms)| Member {
+            name: (*name).to_string(),
+            rooms: rooms.iter().map(|room| (*room).to_string()).collect(),
+        });
+        let schedule = || PortSchedule {
+            seed: Secret::take(&mut [5; 32]),
+            origin: BEGIN / 1000 - 1000,
+            interval: 3600,
+        };
+        let port = if self.setup.scheduled {
+            PortChoice::Scheduled(schedule())
+        } else {
+            PortChoice::Fixed(SERVER_PORT)
+        };
+        let config = ServerConfig {
+            server_id: "cc-simulated".to_string(),
+            server_name: "Simulated".to_string(),
+            public: SERVER_IP.to_string(),
+            port,
+            members: members.collect(),
+            credentials: self.disk.credentials(),
+            chats: self.disk.chats(),
+            max_sessions: self.setup.max_sessions,
+            provider: &RustCrypto,
+        };
+        let seed = Seed::new(&mut self.rng.seed());
+        self.server.clock.origin = self.rng.below(1 << 40);
+        let clock = self.server.clock;
+        let machine = Server::new(config, &seed, clock.at(self.now));
+        let lazy = self.laziness();
+        self.server.run += 1;
+        self.server.host = Some(Host::new(machine, clock, lazy));
+        self.line(format!("server run {}", self.server.run));
+        self.turn(Who::Server);
+    }
+
+    fn laziness(&mut self) -> Option<Rng> {
+        let lazy = self.rng.chance(self.setup.lazy);
+        lazy.then(|| Rng::new(self.rng.u64()))
+    }
+
+    /// Drops the server. Of the chat being written some may be durable.
+    pub fn crash_server(&mut self) {
+        self.line("server crashes".to_string());
+        let run = self.server.run;
+        let writing = |(key, happening): (&(u64, u64), &Happening)| match happening {
+            Happening::Perform { run: of, action: server::Action::StoreChat { .. } } => {
+                (*of == run).then_some(*key)
+            }
+            _ => None,
+        };
+        let writing: Vec<_> = self.queue.iter().filter_map(writing).collect();
+        let landed = self.rng.index(writing.len() + 1);
+        for key in writing.into_iter().take(landed) {
+            if let Some(Happening::Perform { action, .. }) = self.queue.remove(&key) {
+                self.disk.perform(self.now, action);
+            }
+        }
+        self.server.host = None;
+        self.server.ports.clear();
+        self.server.run += 1;
+        self.disk.server_crashed();
+        self.oracles.wire.server_restarted();
+        self.taken.clear();
+        // What was not retired durably counts again.
+        for node in &self.clients {
+            let retired = node.file.is_some_and(|file| self.disk.retired_at(file).is_some());
+            if let (Some(address), false) = (node.address, retired) {
+                self.oracles.wire.unsilenced(address);
+            }
+        }
+    }
+
+    /// Whether the server is up.
+    #[must_use]
+    pub const fn server_is_up(&self) -> bool {
+        self.server.host.is_some()
+    }
+
+    /// The server's wall clock, `unix_s`.
+    #[must_use]
+    pub fn server_secs(&self) -> u64 {
+        self.server.clock.at(self.now).wall.secs()
+    }
+
+    fn server_acts(&mut self, op: OpId, action: server::Action) {
+        let (run, who) = (self.server.run, Who::Server);
+        self.line(format!("server asks {op} {action:?}"));
+        if let server::Action::BindPort { port, number } = action {
+            let at = self.now + self.rng.range(20..=2_000);
+            if self.server.ports_taken > 0 {
+                self.server.ports_taken -= 1;
+                let outcome = Outcome::PortInUse;
+                self.push(at, Happening::Complete { who, run, op, outcome });
+            } else {
+                self.push(at, Happening::Bound { run, op, port, number });
+            }
+            return;
+        }
+        let plan = self.disk.plan(&mut self.rng, self.now, &action);
+        if plan.outcome == Outcome::Done {
+            self.push(plan.performed, Happening::Perform { run, action });
+        }
+        let outcome = plan.outcome;
+        self.push(plan.completed, Happening::Complete { who, run, op, outcome });
+    }
+
+    fn server_tells(&mut self, event: server::Event) {
+        self.line(format!("server tells {event:?}"));
+        match &event {
+            server::Event::Connected { session, .. } => {
+                let verdict = self.oracles.epochs.connected(Who::Server, self.session(session.0), Epoch(1));
+                self.oracles.judge(verdict);
+            }
+            server::Event::KeysRotated { session, epoch, .. } => {
+                let verdict = self.oracles.epochs.rotated(Who::Server, self.session(session.0), *epoch);
+                self.oracles.judge(verdict);
+            }
+            server::Event::Disconnected { reason, .. } => {
+                self.oracles.judge(honest_end(Who::Server, reason));
+            }
+            server::Event::Chat(chat) => {
+                let verdict = self.oracles.chats.told_at_server(chat);
+                self.oracles.judge(verdict);
+                let durable = self.disk.has_chat(&chat.from, chat.id);
+                if !durable {
+                    self.oracles.judge(Err(format!("chat {} is told before it is safe", chat.id)));
+                }
+            }
+            server::Event::Compromised { member, .. } => self.silence(&member.clone()),
+            server::Event::Listening { .. }
+            | server::Event::NoPort
+            | server::Event::Signalled { .. } => {}
+        }
+        self.server.events.push(event);
+    }
+
+    /// A number for a session of this run of the server.
+    const fn session(&self, id: u64) -> u64 {
+        (self.server.run as u64) << 32 | id
+    }
+
+    /// Nothing goes any more to the processes of a member whose files are refused.
+    fn silence(&mut self, member: &str) {
+        let Some(host) = &self.server.host else { return };
+        let secs = host.clock.at(self.now).wall.secs();
+        for node in self.clients.iter().filter(|node| node.member == member) {
+            let refused = node.file.is_some_and(|file| !host.machine.accepts(file, secs));
+            if let (Some(address), true) = (node.address, refused) {
+                self.oracles.wire.silenced(address);
+            }
+        }
+    }
+
+    // Clients' hosts.
+
+    /// Issues a file to a member and waits until it is written.
+    ///
+    /// # Panics
+    /// When the server is down or refuses.
+    #[track_caller]
+    pub fn issue(&mut self, member: &str) -> FileId {
+        self.issue_for(member, 1_000_000)
+    }
+
+    /// The same, valid for so many seconds.
+    ///
+    /// # Panics
+    /// When the server is down or refuses.
+    #[track_caller]
+    pub fn issue_for(&mut self, member: &str, secs: u64) -> FileId {
+        let bound = |world: &Self| !world.server.ports.is_empty();
+        self.expect("the port is bound", Duration::from_secs(60), bound);
+        let before = self.disk.issued().len();
+        let issued = self.with_server(|server, now| server.issue(now, member, &[], secs));
+        if !matches!(issued, Some(Ok(_))) {
+            self.fail(&format!("no file was issued: {issued:?}"));
+        }
+        let there = |world: &Self| world.disk.issued().len() > before;
+        self.expect("the file is written", Duration::from_secs(60), there);
+        self.run(Duration::from_secs(5));
+        self.disk.issued()[before].file
+    }
+
+    /// Starts a client with a file that was issued.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn start(&mut self, file: FileId) -> Process {
+        let issued = self.disk.issued().iter().rev().find(|issued| issued.file == file);
+        let issued = issued.expect("the file was issued");
+        let (member, content) = (issued.member.clone(), duplicate(&issued.content));
+        let skew = self.setup.skew;
+        let ahead = self.rng.range(0..=2 * skew).cast_signed() - skew.cast_signed();
+        let drift = self.rng.range(0..=200).cast_signed() - 100;
+        let clock = Clock { origin: self.rng.below(1 << 40), ahead, drift };
+        self.start_with(&member, Some(file), content, clock, true)
+    }
+
+    /// Starts a client with any file and clock.
+    pub fn start_with(
+        &mut self,
+        member: &str,
+        file: Option<FileId>,
+        content: SecurityFile,
+        clock: Clock,
+        reconnect: bool,
+    ) -> Process {
+        let process = Process(self.clients.len());
+        let config = ClientConfig {
+            file: content,
+            addresses: vec![SERVER_IP],
+            port: None,
+            reconnect,
+            provider: &RustCrypto,
+        };
+        let seed = Seed::new(&mut self.rng.seed());
+        let machine = Client::new(config, &seed, clock.at(self.now));
+        let lazy = self.laziness();
+        self.clients.push(ClientNode {
+            host: Some(Host::new(machine, clock, lazy)),
+            member: member.to_string(),
+            file,
+            address: None,
+            events: Vec::new(),
+            started: self.now,
+            connected: false,
+            closed: None,
+            wiped: false,
+            file_gone: false,
+            sessions: 0,
+        });
+        self.line(format!("{process:?} of {member} starts"));
+        self.turn(Who::Client(process));
+        process
+    }
+
+    /// Issues a file to a member, starts a client with it and waits until it is connected.
+    #[track_caller]
+    pub fn join(&mut self, member: &str) -> Process {
+        let file = self.issue(member);
+        let process = self.start(file);
+        self.expect("connected", Duration::from_secs(60), |w| w.client(process).connected);
+        process
+    }
+
+    /// Drops a client; its host has told its application everything first.
+    pub fn crash_client(&mut self, process: Process) {
+        self.hear_out(process);
+        self.line(format!("{process:?} crashes"));
+        let node = &mut self.clients[process.0];
+        (node.host, node.connected) = (None, false);
+        self.check();
+    }
+
+    /// A client's process.
+    #[must_use]
+    pub fn client(&self, process: Process) -> &ClientNode {
+        &self.clients[process.0]
+    }
+
+    /// All clients' processes, dead ones too.
+    pub fn processes(&self) -> impl Iterator<Item = (Process, &ClientNode)> {
+        self.clients.iter().enumerate().map(|(index, node)| (Process(index), node))
+    }
+
+    /// The process of a member that lives and is neither wiped nor closed for good.
+    #[must_use]
+    pub fn living(&self, member: &str) -> Option<Process> {
+        let lives = |(_, node): &(Process, &ClientNode)| node.member == member && node.lives();
+        self.processes().filter(lives).map(|(process, _)| process).last()
+    }
+
+    fn client_acts(&mut self, process: Process, op: OpId, action: &client::Action) {
+        self.line(format!("{process:?} asks {op} {action:?}"));
+        let at = self.now + self.rng.range(20..=2_000);
+        match action {
+            client::Action::BindPort { .. } => {
+                let [high, low] = u16::try_from(process.0).unwrap_or(0).to_be_bytes();
+                let ip = IpAddr::V4(Ipv4Addr::new(198, 51, high, low));
+                self.clients[process.0].address = Some((ip, 50_000).into());
+                self.push(at, Happening::ClientBound { process, op });
+            }
+            client::Action::WipeSecurityFiles => {
+                let ok = !self.rng.chance(self.wipe_fails);
+                self.push(at, Happening::ClientWiped { process, op, ok });
+            }
+        }
+    }
+
+    fn client_tells(&mut self, process: Process, event: client::Event) {
+        self.line(format!("{process:?} tells {event:?}"));
+        let verdict = self.judge_client(process, &event);
+        self.oracles.judge(verdict);
+        let node = &mut self.clients[process.0];
+        match &event {
+            client::Event::Connected { .. } => (node.connected, node.closed) = (true, None),
+            client::Event::Disconnected { .. } => node.connected = false,
+            client::Event::Closed(reason) => {
+                (node.connected, node.closed) = (false, Some(reason.clone()));
+            }
+            client::Event::Compromised { .. } => (node.connected, node.wiped) = (false, true),
+            _ => {}
+        }
+        node.events.push(event);
+    }
+
+    fn judge_client(&mut self, process: Process, event: &client::Event) -> Verdict {
+        let node = &mut self.clients[process.0];
+        let who = Who::Client(process);
+        match event {
+            client::Event::Connected { epoch, .. } => {
+                node.sessions += 1;
+                let retired = node.file.and_then(|file| self.disk.retired_at(file));
+                may_connect(node.started, retired)?;
+                self.oracles.epochs.connected(who, node.sessions, *epoch)
+            }
+            client::Event::KeysRotated { epoch } => {
+                self.oracles.epochs.rotated(who, node.sessions, *epoch)
+            }
+            client::Event::Disconnected { reason, .. } | client::Event::Closed(reason) => {
+                honest_end(who, reason)
+            }
+            client::Event::Chat(chat) => self.oracles.chats.shown(process, &node.member, chat),
+            client::Event::Receipt { id, state, by, .. } => {
+                let receipt = (node.member.clone(), *id, *state, by.clone());
+                self.oracles.receipts.push(receipt);
+                Ok(())
+            }
+            client::Event::Refused(error) => {
+                if let Some(id) = error.id {
+                    self.oracles.chats.refused(&node.member, id);
+                }
+                Ok(())
+            }
+            client::Event::Compromised { .. } => {
+                self.oracles.wire.wiped(process);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // Chat.
+
+    /// Members that a chat is for.
+    #[must_use]
+    pub fn recipients(&self, from: &str, to: &str) -> Vec<String> {
+        let members = &self.setup.members;
+        let in_room = |rooms: &[&str], room: &str| room == LOBBY || rooms.contains(&room);
+        match Recipient::parse(to) {
+            Some(Recipient::Member(name)) => {
+                let known = members.iter().any(|(member, _)| *member == name);
+                if known || name == SERVER_MEMBER { vec![name] } else { Vec::new() }
+            }
+            Some(Recipient::Room(room)) => {
+                let own = members.iter().find(|(member, _)| *member == from);
+                if !own.is_some_and(|(_, rooms)| in_room(rooms, &room)) {
+                    return Vec::new();
+                }
+                let others = members
+                    .iter()
+                    .filter(|(member, rooms)| *member != from && in_room(rooms, &room));
+                others.map(|(member, _)| (*member).to_string()).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// A client's user writes a chat.
+    ///
+    /// # Errors
+    /// What the client says.
+    pub fn say(&mut self, process: Process, to: &str, text: &str) -> Result<ChatId, SendError> {
+        let from = self.clients[process.0].member.clone();
+        let recipients = self.recipients(&from, to);
+        let said = self.with_client(process, |client, now| client.send_chat(now, to, text));
+        let id = said.unwrap_or(Err(SendError::Closed))?;
+        self.line(format!("{process:?} says {id} to {to}"));
+        self.oracles.chats.sent(process, &from, id, recipients, text);
+        self.check();
+        Ok(id)
+    }
+
+    // The end.
+
+    /// Turns all faults off. Drivers stay as they are.
+    pub fn calm(&mut self) {
+        self.net.set_all(Link::CLEAN);
+        self.disk.faults = crate::disk::DiskFaults::default();
+        self.server.ports_taken = 0;
+        self.wipe_fails = 0;
+    }
+
+    /// Whether every chat that must arrive has.
+    ///
+    /// # Errors
+    /// A complaint about one that has not.
+    pub fn chats_complete(&self) -> Verdict {
+        let alive = |node: &ClientNode| node.host.is_some() && !node.wiped && node.closed.is_none();
+        let living = || self.processes().filter(|(_, node)| alive(node));
+        let writers = living().map(|(process, _)| process).collect();
+        let readers = living().map(|(_, node)| node.member.clone()).collect();
+        self.oracles.chats.complete(&writers, &readers)
+    }
+
+    /// The last check: everything that must arrive does so within `limit`.
+    #[track_caller]
+    pub fn settle(&mut self, limit: Duration) {
+        self.run_until(limit, |world| world.chats_complete().is_ok());
+        if let Err(complaint) = self.chats_complete() {
+            self.fail(&complaint);
+        }
+    }
+
+    /// Receipts of a chat that a client was told, in order.
+    #[must_use]
+    pub fn receipts(&self, process: Process, chat: ChatId) -> Vec<(ReceiptState, String)> {
+        let of = |event: &client::Event| match event {
+            client::Event::Receipt { id, state, by, .. } if *id == chat => {
+                Some((*state, by.clone()))
+            }
+            _ => None,
+        };
+        self.clients[process.0].events.iter().filter_map(of).collect()
+    }
+
+    /// Texts that a client showed, in order.
+    #[must_use]
+    pub fn texts(&self, process: Process) -> Vec<&str> {
+        self.clients[process.0]
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                client::Event::Chat(chat) => Some(chat.text.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Datagrams of a type that someone emitted since the tap was opened.
+    #[must_use]
+    pub fn tapped(&self, from: Who, wanted: PacketType) -> Vec<&Emission> {
+        let tap = self.tap.iter().flatten();
+        tap.filter(|e| e.from == from && kind(&e.datagram) == Some(wanted)).collect()
+    }
+}
+
+impl ClientNode {
+    /// Whether it runs, and is neither wiped nor closed for good.
+    #[must_use]
+    pub const fn lives(&self) -> bool {
+        self.host.is_some() && !self.wiped && self.closed.is_none()
+    }
+
+    /// Whether its machine is there.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.host.is_some()
+    }
+}
+
+/// A duration in microseconds.
+#[must_use]
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
