@@ -91,9 +91,8 @@ impl BootstrapKey {
             return Err(format!("{} words, but a bootstrap key has 24", words.len()));
         }
         let joined = Zeroizing::new(words.join(" "));
-        let mnemonic = Mnemonic::parse_normalized(&joined).map_err(|_| {
-            "24 words, but they do not belong together: check the order".to_owned()
-        })?;
+        let mnemonic = Mnemonic::parse_normalized(&joined)
+            .map_err(|_| "24 words, but they do not belong together: check the order".to_owned())?;
         let (mut entropy, length) = mnemonic.to_entropy_array();
         let key = Secret::from_slice(&entropy[..length]);
         entropy.zeroize();
@@ -108,9 +107,8 @@ impl BootstrapKey {
         let mut bytes = crate::disk::read_input(path, 4096)?;
         let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
         bytes.zeroize();
-        Self::parse(&text).map_err(|what| {
-            Failure::new(Exit::NotPermitted, format!("{}: {what}", path.display()))
-        })
+        Self::parse(&text)
+            .map_err(|what| Failure::new(Exit::NotPermitted, format!("{}: {what}", path.display())))
     }
 }
 

@@ -112,7 +112,8 @@ mod tests {
         assert_eq!(parse_duration("20s"), Ok(Duration::from_secs(20)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        for bad in ["", "s", "5y", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in ["", "s", "5y", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"]
+        {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         assert_eq!(span(0), "0 s");

@@ -3,7 +3,6 @@
 //! a datagram was dropped ([`DropReason`]).
 
 use crate::time::UnixMs;
-use crate::wire::message::ErrorCode;
 use alloc::string::String;
 use core::fmt;
 
@@ -97,6 +96,56 @@ impl fmt::Display for Violation {
 }
 
 impl core::error::Error for Violation {}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Codes of errors (PROTOCOL 5.3).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl ErrorCode {
+            /// The word on the wire.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// The code of a word.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The clocks differ by more than 300 s.
+    ClockSkew = "clock_skew",
+    /// The secret is retired or too old.
+    Expired = "expired",
+    /// No free place.
+    ServerFull = "server_full",
+    /// Too many messages.
+    RateLimited = "rate_limited",
+    /// An unknown member, or a room that the sender is not in.
+    NoRecipient = "no_recipient",
+    /// A newer session of the same file.
+    Superseded = "superseded",
+    /// The peer broke a rule.
+    Protocol = "protocol",
+    /// The server stops.
+    Shutdown = "shutdown",
+    /// Anything else on the sender's side.
+    Internal = "internal",
+}
 
 /// Why the application's request was not taken. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

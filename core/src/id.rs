@@ -91,7 +91,8 @@ mod tests {
     fn chat_id_text() {
         let text = "00ff10a5000000000000000000000001";
         assert_eq!(ChatId::parse(text).unwrap().to_string(), text);
-        for bad in ["", "00FF10a5000000000000000000000001", "0", "g0ff10a5000000000000000000000001"] {
+        for bad in ["", "00FF10a5000000000000000000000001", "0", "g0ff10a5000000000000000000000001"]
+        {
             assert!(ChatId::parse(bad).is_none());
         }
     }

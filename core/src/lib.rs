@@ -14,7 +14,7 @@ pub mod random;
 pub mod ranges;
 pub mod secret;
 pub mod server;
+mod session;
 pub mod time;
 pub mod transport;
 pub mod wire;
-mod session;

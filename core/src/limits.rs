@@ -99,17 +99,19 @@ pub const MAILBOX_MESSAGES: usize = 1000;
 /// Chat ids that a server remembers per sender, to relay each once.
 pub const CHATS_REMEMBERED: usize = 4096;
 /// Chats of one sender that wait to be made durable.
-pub const CHATS_PENDING: usize = 256;
+pub const CHATS_PENDING: usize = 1024;
+/// Receipts and presence that wait for a place in a session's channel; receipts beyond are dropped,
+/// answers beyond end the session.
+pub const OWED: usize = 4096;
 /// (`from`, `id`) pairs that a client remembers, to show each once.
 pub const CHATS_SEEN: usize = 16_384;
 /// Chats that a client keeps until their receipt `stored`.
 pub const CHATS_UNRECEIPTED: usize = 1024;
-/// Events that wait for the application; beyond them the machine stops taking messages.
-pub const EVENTS: usize = 65_536;
 /// Actions under way; each session has at most two, each chat one.
 pub const OPS: usize = 65_536;
-/// An action without completion counts as failed after this.
-pub const OP_TIMEOUT: Duration = Duration::from_secs(60);
+/// An action without completion counts as failed after this: long, because what is done after all must
+/// not have been called failed.
+pub const OP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Largest security file, bytes (PROTOCOL 8).
 pub const SECURITY_FILE_MAX: usize = 64 * 1024;
@@ -130,4 +132,5 @@ const _: () = {
     assert!(HELLO_ATTEMPTS < PORT_ATTEMPTS);
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
+    assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);
 };

@@ -3,6 +3,7 @@
 use crate::id::OpId;
 use crate::limits::{OP_TIMEOUT, OPS};
 use crate::time::Instant;
+use crate::transport::Timer;
 use alloc::collections::{BTreeMap, VecDeque};
 
 /// How an action ended.
@@ -14,6 +15,15 @@ pub enum Outcome {
     PortInUse,
     /// It could not be done.
     Failed,
+}
+
+/// A deadline, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// When.
+    pub at: Instant,
+    /// What for.
+    pub timer: Timer,
 }
 
 /// Actions to hand out, and what waits (`W`) for those handed out.
@@ -31,16 +41,17 @@ impl<A, W> Default for Ops<A, W> {
 }
 
 impl<A, W> Ops<A, W> {
-    /// Queues an action. `None`, and nothing queued, when too many are under way.
-    pub(crate) fn start(&mut self, now: Instant, action: A, waits: W) -> Option<OpId> {
+    /// Queues an action. What was to wait comes back, and nothing is queued, when too many are under
+    /// way.
+    pub(crate) fn start(&mut self, now: Instant, action: A, waits: W) -> Result<OpId, W> {
         if self.waiting.len() >= OPS {
-            return None;
+            return Err(waits);
         }
         let id = OpId(self.next);
         self.next += 1;
         self.queue.push_back((id, action));
         self.waiting.insert(id, (now + OP_TIMEOUT, waits));
-        Some(id)
+        Ok(id)
     }
 
     pub(crate) fn poll(&mut self) -> Option<(OpId, A)> {

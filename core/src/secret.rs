@@ -12,7 +12,7 @@ impl<const N: usize> Secret<N> {
     /// Takes over `bytes` and wipes the caller's copy.
     #[must_use]
     pub fn take(bytes: &mut [u8; N]) -> Self {
-        let secret = Self(Box::new(Zeroizing::new(*bytes)));
+        let secret = Self::filled(|own| own.copy_from_slice(bytes));
         bytes.zeroize();
         secret
     }

@@ -29,11 +29,7 @@ impl Receiver {
     }
 
     /// Reads what a socket has, up to the budget of a turn, and hands out each datagram.
-    pub(crate) fn receive(
-        &mut self,
-        bound: &mut Bound,
-        mut take: impl FnMut(Path, &mut [u8]),
-    ) {
+    pub(crate) fn receive(&mut self, bound: &mut Bound, mut take: impl FnMut(Path, &mut [u8])) {
         for _ in 0..RECEIVES {
             let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -41,7 +37,8 @@ impl Receiver {
             match bound.state.recv(socket, &mut slices, &mut meta) {
                 Ok(count) => {
                     for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
-                        let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+                        let remote =
+                            SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                         let path = Path { port: bound.port, remote };
                         let stride = meta.stride.max(1);
                         slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));

@@ -136,18 +136,22 @@ impl Task {
         // A reply that nobody waits for any more is no loss.
         match command {
             Command::Send { to, text, reply } => {
-                drop(reply.try_send(self.client.send_chat(now, &to, &text)));
+                let _gone = reply.try_send(self.client.send_chat(now, &to, &text));
             }
             Command::Status(status, reply) => {
-                drop(reply.try_send(self.client.set_status(now, status)));
+                let _gone = reply.try_send(self.client.set_status(now, status));
             }
-            Command::RotateKeys(reply) => drop(reply.try_send(self.client.rotate_keys(now))),
-            Command::State(reply) => drop(reply.try_send(SessionState {
-                epoch: self.client.epoch(),
-                rtt: self.client.rtt(),
-                server: self.client.path().map(|path| path.remote),
-                unreceipted: self.client.unreceipted(),
-            })),
+            Command::RotateKeys(reply) => {
+                let _gone = reply.try_send(self.client.rotate_keys(now));
+            }
+            Command::State(reply) => {
+                let _gone = reply.try_send(SessionState {
+                    epoch: self.client.epoch(),
+                    rtt: self.client.rtt(),
+                    server: self.client.path().map(|path| path.remote),
+                    unreceipted: self.client.unreceipted(),
+                });
+            }
             Command::Connect => self.client.connect(now),
             Command::Compromised => self.client.declare_compromised(now),
             Command::GiveUpSignalling => self.client.give_up_signalling(now),

@@ -2,9 +2,9 @@
 //! attacker hears all of them. Its only source of chance is one seed.
 
 use crate::world::Process;
-use std::collections::{BTreeMap, VecDeque};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::ops::RangeInclusive;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A stream of pseudo-random numbers (SplitMix64): the one source of chance in a world.
 #[derive(Clone, Debug)]
@@ -184,12 +184,7 @@ pub struct Net {
 
 impl Default for Net {
     fn default() -> Self {
-        Self {
-            default: Link::CLEAN,
-            links: BTreeMap::new(),
-            heard: VecDeque::new(),
-            attackers: 0,
-        }
+        Self { default: Link::CLEAN, links: BTreeMap::new(), heard: VecDeque::new(), attackers: 0 }
     }
 }
 

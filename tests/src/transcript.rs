@@ -1,7 +1,7 @@
 //! What happened in a world: a hash over all of it, and the last lines as text.
 
-use std::collections::VecDeque;
 use core::fmt::Write as _;
+use std::collections::VecDeque;
 
 /// Lines kept for the report of a failure.
 const KEPT: usize = 120;

@@ -44,11 +44,7 @@ pub fn json_files(folder: &Path) -> Outcome<Vec<String>> {
     let wrong = |error| format!("{}: {error}", folder.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(wrong)? {
-        let name = entry
-            .map_err(wrong)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(wrong)?.file_name().to_string_lossy().into_owned();
         if name.ends_with(".json") {
             names.push(name);
         }
@@ -101,8 +97,7 @@ impl Fields {
     /// # Errors
     /// When it is missing; so for all the functions below, and when it is of another type.
     pub fn take(&mut self, key: &str) -> Outcome<Value> {
-        self.maybe(key)
-            .ok_or_else(|| format!("field {key} is missing"))
+        self.maybe(key).ok_or_else(|| format!("field {key} is missing"))
     }
 
     /// Takes a string.
@@ -123,9 +118,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn uint(&mut self, key: &str) -> Outcome<u64> {
         let value = self.take(key)?;
-        value
-            .as_u64()
-            .ok_or_else(|| format!("field {key} is no such integer: {value}"))
+        value.as_u64().ok_or_else(|| format!("field {key} is no such integer: {value}"))
     }
 
     /// Takes a `u64` written as decimal text.
@@ -134,8 +127,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn decimal(&mut self, key: &str) -> Outcome<u64> {
         let text = self.text(key)?;
-        text.parse()
-            .map_err(|_| format!("field {key} is no decimal u64: {text}"))
+        text.parse().map_err(|_| format!("field {key} is no decimal u64: {text}"))
     }
 
     /// Takes `true` or `false`.
@@ -144,9 +136,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn bool(&mut self, key: &str) -> Outcome<bool> {
         let value = self.take(key)?;
-        value
-            .as_bool()
-            .ok_or_else(|| format!("field {key} is no boolean: {value}"))
+        value.as_bool().ok_or_else(|| format!("field {key} is no boolean: {value}"))
     }
 
     /// Takes an array.
@@ -189,10 +179,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn hex_array<const N: usize>(&mut self, key: &str) -> Outcome<[u8; N]> {
         let bytes = self.hex(key)?;
-        bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| format!("field {key} is not of {N} bytes"))
+        bytes.as_slice().try_into().map_err(|_| format!("field {key} is not of {N} bytes"))
     }
 
     /// Takes a key of 32 bytes in lower-case hex.
@@ -209,10 +196,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn base64_array<const N: usize>(&mut self, key: &str) -> Outcome<[u8; N]> {
         let bytes = self.base64(key)?;
-        bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| format!("field {key} is not of {N} bytes"))
+        bytes.as_slice().try_into().map_err(|_| format!("field {key} is not of {N} bytes"))
     }
 
     /// Takes bytes in base64.
@@ -221,9 +205,7 @@ impl Fields {
     /// See [`Self::take`].
     pub fn base64(&mut self, key: &str) -> Outcome<Vec<u8>> {
         let text = self.text(key)?;
-        STANDARD
-            .decode(&text)
-            .map_err(|_| format!("field {key} is not base64: {text}"))
+        STANDARD.decode(&text).map_err(|_| format!("field {key} is not base64: {text}"))
     }
 }
 

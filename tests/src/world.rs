@@ -7,9 +7,7 @@
 use crate::disk::{Disk, duplicate};
 use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
 use crate::net::{Link, Net, Rng, Way};
-use crate::oracle::{
-    Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kind, may_connect,
-};
+use crate::oracle::{Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kind, may_connect};
 use crate::transcript::{Transcript, digest};
 use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
@@ -363,7 +361,7 @@ impl World {
             Happening::Drain(who) => self.drain_late(who),
             Happening::Perform { run, action } => {
                 if run == self.server.run {
-                    self.line(format!("disk {action:?}"));
+                    self.line(format!("disk {}", brief(&action)));
                     self.disk.perform(self.now, action);
                 }
             }
@@ -468,11 +466,12 @@ impl World {
     fn turn(&mut self, who: Who) {
         let world = self.now;
         let late = match who {
-            Who::Server => self.server.host.as_mut().map(|host| (&mut host.lazy, &mut host.draining)),
-            Who::Client(Process(index)) => self.clients[index]
-                .host
-                .as_mut()
-                .map(|host| (&mut host.lazy, &mut host.draining)),
+            Who::Server => {
+                self.server.host.as_mut().map(|host| (&mut host.lazy, &mut host.draining))
+            }
+            Who::Client(Process(index)) => {
+                self.clients[index].host.as_mut().map(|host| (&mut host.lazy, &mut host.draining))
+            }
         };
         match late {
             None => {}
@@ -601,9 +600,13 @@ impl World {
             self.fail("the server sends by a port that is not bound");
         };
         let from = (SERVER_IP, *number).into();
-        if let Some(process) = self.addresses.get(&to).copied() {
-            self.carry(process, Way::Down, from, to, &datagram);
+        let Some(process) = self.addresses.get(&to).copied() else { return };
+        let file = self.clients[process.0].file;
+        let kept = file.is_some_and(|file| self.disk.retired_at(file).is_some());
+        if kind(&datagram) == Some(PacketType::CompromisedAck) && !kept {
+            self.oracles.judge(Err("an ack before the retirement is durable".to_string()));
         }
+        self.carry(process, Way::Down, from, to, &datagram);
     }
 
     fn client_sends(&mut self, process: Process, path: Path, datagram: Vec<u8>) {
@@ -832,7 +835,7 @@ impl World {
 
     fn server_acts(&mut self, op: OpId, action: server::Action) {
         let (run, who) = (self.server.run, Who::Server);
-        self.line(format!("server asks {op} {action:?}"));
+        self.line(format!("server asks {op} {}", brief(&action)));
         if let server::Action::BindPort { port, number } = action {
             let at = self.now + self.rng.range(20..=2_000);
             if self.server.ports_taken > 0 {
@@ -856,11 +859,13 @@ impl World {
         self.line(format!("server tells {event:?}"));
         match &event {
             server::Event::Connected { session, .. } => {
-                let verdict = self.oracles.epochs.connected(Who::Server, self.session(session.0), Epoch(1));
+                let verdict =
+                    self.oracles.epochs.connected(Who::Server, self.session(session.0), Epoch(1));
                 self.oracles.judge(verdict);
             }
             server::Event::KeysRotated { session, epoch, .. } => {
-                let verdict = self.oracles.epochs.rotated(Who::Server, self.session(session.0), *epoch);
+                let verdict =
+                    self.oracles.epochs.rotated(Who::Server, self.session(session.0), *epoch);
                 self.oracles.judge(verdict);
             }
             server::Event::Disconnected { reason, .. } => {
@@ -980,6 +985,15 @@ impl World {
         self.line(format!("{process:?} of {member} starts"));
         self.turn(Who::Client(process));
         process
+    }
+
+    /// A user connects again after the client closed.
+    pub fn connect(&mut self, process: Process) {
+        if self.clients[process.0].runs() && !self.clients[process.0].wiped {
+            self.clients[process.0].closed = None;
+            self.with_client(process, |client, now| client.connect(now));
+        }
+        self.check();
     }
 
     /// Issues a file to a member, starts a client with it and waits until it is connected.
@@ -1204,6 +1218,20 @@ impl ClientNode {
     #[must_use]
     pub const fn runs(&self) -> bool {
         self.host.is_some()
+    }
+}
+
+/// An action as the transcript shows it.
+fn brief(action: &server::Action) -> String {
+    match action {
+        server::Action::IssueSecurityFile { draft } => {
+            format!("IssueSecurityFile {} to {}", draft.credential.file, draft.credential.member)
+        }
+        server::Action::StoreChat { stored } => {
+            let chat = &stored.chat;
+            format!("StoreChat {} of {} for {:?}", chat.id, chat.from, stored.to)
+        }
+        other => format!("{other:?}"),
     }
 }
 

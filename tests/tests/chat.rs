@@ -225,9 +225,7 @@ fn a_full_mailbox_is_an_error() {
     let done = |world: &World| world.client_machine(ann).unwrap().unreceipted() == 0;
     world.expect("settled", LONG, done);
     assert_eq!(world.disk.stored(), MAILBOX_MESSAGES);
-    let limited = |event: &&Event| {
-        matches!(event, Event::Refused(error) if error.code == ErrorCode::RateLimited)
-    };
+    let limited = |event: &&Event| matches!(event, Event::Refused(error) if error.code == ErrorCode::RateLimited);
     assert_eq!(world.client(ann).events.iter().filter(limited).count(), 1);
 }
 

@@ -42,43 +42,24 @@ type Suite = fn(&mut Fields) -> Outcome<Vec<Trial>>;
 
 /// The known answers, in the folder that `CLAWCHAT_SPEC_VECTORS` may name.
 const KNOWN: [(&str, Suite); 9] = [
-    ("compromised", |file| {
-        cases(file, "compromised", compromised_name, compromised)
-    }),
+    ("compromised", |file| cases(file, "compromised", compromised_name, compromised)),
     ("frames", |file| cases(file, "frames", frame_name, frame)),
     ("handshake", |file| {
-        cases(
-            file,
-            "handshake",
-            |case| text_of(case, "connection_id"),
-            handshake,
-        )
+        cases(file, "handshake", |case| text_of(case, "connection_id"), handshake)
     }),
-    ("key_derivation", |file| {
-        cases(file, "key_derivation", derivation_name, key_derivation)
-    }),
+    ("key_derivation", |file| cases(file, "key_derivation", derivation_name, key_derivation)),
     ("packet", |file| cases(file, "packet", packet_name, packet)),
     ("packet_refused", packet_refused),
-    ("port_schedule", |file| {
-        cases(file, "port_schedule", schedule_name, port_schedule)
-    }),
-    ("punch", |file| {
-        cases(file, "punch", |case| text_of(case, "connection_id"), punch)
-    }),
+    ("port_schedule", |file| cases(file, "port_schedule", schedule_name, port_schedule)),
+    ("punch", |file| cases(file, "punch", |case| text_of(case, "connection_id"), punch)),
     ("security_file", security_files),
 ];
 
 /// The project's own vectors, always in its own folder.
 const OWN: [(&str, Suite); 4] = [
-    ("canonical", |file| {
-        cases(file, "canonical", why_name, canonical_json)
-    }),
-    ("json_refused", |file| {
-        cases(file, "json_refused", message_name, json_refused)
-    }),
-    ("messages", |file| {
-        cases(file, "messages", message_name, message)
-    }),
+    ("canonical", |file| cases(file, "canonical", why_name, canonical_json)),
+    ("json_refused", |file| cases(file, "json_refused", message_name, json_refused)),
+    ("messages", |file| cases(file, "messages", message_name, message)),
     ("names", |file| cases(file, "names", name_name, name)),
 ];
 
@@ -99,25 +80,14 @@ fn main() -> ExitCode {
         }
     }
     for (which, folder) in [("known answers", folder()), ("own vectors", own_folder())] {
-        trials.push(trial(
-            format!("files/nothing unknown beside the {which}"),
-            move || {
-                let known = |file: &str| {
-                    KNOWN
-                        .iter()
-                        .chain(&OWN)
-                        .any(|(name, _)| file.strip_suffix(".json") == Some(name))
-                };
-                let others: Vec<_> = json_files(&folder)?
-                    .into_iter()
-                    .filter(|file| !known(file))
-                    .collect();
-                yes(
-                    others.is_empty(),
-                    &format!("files that nothing checks: {}", others.join(", ")),
-                )
-            },
-        ));
+        trials.push(trial(format!("files/nothing unknown beside the {which}"), move || {
+            let known = |file: &str| {
+                KNOWN.iter().chain(&OWN).any(|(name, _)| file.strip_suffix(".json") == Some(name))
+            };
+            let others: Vec<_> =
+                json_files(&folder)?.into_iter().filter(|file| !known(file)).collect();
+            yes(others.is_empty(), &format!("files that nothing checks: {}", others.join(", ")))
+        }));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -157,11 +127,7 @@ fn cases_of(
 // ------------------------------------------------------------------------------------- comparisons
 
 fn yes(holds: bool, otherwise: &str) -> Outcome {
-    if holds {
-        Ok(())
-    } else {
-        Err(otherwise.to_owned())
-    }
+    if holds { Ok(()) } else { Err(otherwise.to_owned()) }
 }
 
 fn equal<T: PartialEq + Debug>(what: &str, got: T, expected: T) -> Outcome {
@@ -175,11 +141,7 @@ fn same(what: &str, got: &[u8], expected: &[u8]) -> Outcome {
     if got == expected {
         return Ok(());
     }
-    Err(format!(
-        "{what}:\n     got {}\nexpected {}",
-        hex(got),
-        hex(expected)
-    ))
+    Err(format!("{what}:\n     got {}\nexpected {}", hex(got), hex(expected)))
 }
 
 /// Compares a key with the field of that name.
@@ -248,13 +210,7 @@ struct Parts<'a> {
 }
 
 fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
-    let Parts {
-        message_id,
-        seq,
-        timestamp,
-        kind,
-        plaintext,
-    } = *parts;
+    let Parts { message_id, seq, timestamp, kind, plaintext } = *parts;
     let length = plaintext.len();
     // Bytes that sealing must overwrite.
     let mut out = vec![0xff; OVERHEAD + length + 16];
@@ -271,9 +227,7 @@ fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
 fn open(keys: &PacketKeys, header: &Header, seq: u64, datagram: &[u8]) -> Outcome<Vec<u8>> {
     yes(keys.iv_fits(header, seq), "dropped: IV")?;
     let mut bytes = datagram.to_vec();
-    let range = keys
-        .open(header, &mut bytes)
-        .map_err(|why| format!("dropped: {why:?}"))?;
+    let range = keys.open(header, &mut bytes).map_err(|why| format!("dropped: {why:?}"))?;
     Ok(bytes[range].to_vec())
 }
 
@@ -287,11 +241,7 @@ fn seal_and_open(keys: &PacketKeys, parts: &Parts<'_>, datagram: &[u8]) -> Outco
         Some(id) => same("message id", &header.message_id, &id)?,
         None => equal("seq", keys.seq(&header), Some(parts.seq))?,
     }
-    same(
-        "opened plaintext",
-        &open(keys, &header, parts.seq, datagram)?,
-        parts.plaintext,
-    )
+    same("opened plaintext", &open(keys, &header, parts.seq, datagram)?, parts.plaintext)
 }
 
 /// The one frame of `plaintext` besides PADDING.
@@ -312,11 +262,7 @@ fn object_of(value: &Value) -> Outcome<Object> {
 // ------------------------------------------------------------------------------------- compromised
 
 fn compromised_name(case: &Value) -> String {
-    format!(
-        "{} {}",
-        text_of(case, "direction"),
-        text_of(&case["object"], "type")
-    )
+    format!("{} {}", text_of(case, "direction"), text_of(&case["object"], "type"))
 }
 
 fn compromised(case: &mut Fields) -> Outcome {
@@ -328,50 +274,24 @@ fn compromised(case: &mut Fields) -> Outcome {
     let signature = case.text("signature")?;
 
     let form = known("canonical form", canonical(&object))?;
-    equal(
-        "canonical form",
-        String::from_utf8_lossy(&form).as_ref(),
-        expected.as_str(),
-    )?;
-    equal(
-        "signature",
-        sign::signature(&mac, &object).as_deref(),
-        Some(signature.as_str()),
-    )?;
+    equal("canonical form", String::from_utf8_lossy(&form).as_ref(), expected.as_str())?;
+    equal("signature", sign::signature(&mac, &object).as_deref(), Some(signature.as_str()))?;
 
     let signed = object.clone().with("signature", signature.as_str());
-    equal(
-        "canonical form of the signed object",
-        canonical(&signed),
-        Some(form),
-    )?;
-    yes(
-        sign::verify(&mac, &signed),
-        "its own signature does not fit",
-    )?;
-    yes(
-        !sign::verify(&mac, &object),
-        "an object without signature is taken",
-    )?;
+    equal("canonical form of the signed object", canonical(&signed), Some(form))?;
+    yes(sign::verify(&mac, &signed), "its own signature does not fit")?;
+    yes(!sign::verify(&mac, &object), "an object without signature is taken")?;
     let changed = signed.clone().with("timestamp", 1_u64);
-    yes(
-        !sign::verify(&mac, &changed),
-        "the signature fits another object",
-    )?;
+    yes(!sign::verify(&mac, &changed), "the signature fits another object")?;
     let other = direction_key(&epoch_key, direction.reverse());
-    yes(
-        !sign::verify(&other, &signed),
-        "the signature fits the other direction",
-    )
+    yes(!sign::verify(&other, &signed), "the signature fits the other direction")
 }
 
 // ------------------------------------------------------------------------------------------ frames
 
 fn frame_name(case: &Value) -> String {
     let kind = text_of(case, "frame");
-    case["why"]
-        .as_str()
-        .map_or_else(|| kind.clone(), |why| format!("{kind}: {why}"))
+    case["why"].as_str().map_or_else(|| kind.clone(), |why| format!("{kind}: {why}"))
 }
 
 fn frame(case: &mut Fields) -> Outcome {
@@ -461,16 +381,8 @@ fn ack(case: &mut Fields, frame: Frame<'_>, out: &mut Writer<'_>) -> Outcome<boo
         return Err(format!("not an ACK: {frame:?}"));
     };
     equal("delay", ack.delay_us, delay_us)?;
-    equal(
-        "largest",
-        Some(ack.largest),
-        ranges.first().map(|range| *range.end()),
-    )?;
-    equal(
-        "smallest",
-        Some(ack.smallest()),
-        ranges.last().map(|range| *range.start()),
-    )?;
+    equal("largest", Some(ack.largest), ranges.first().map(|range| *range.end()))?;
+    equal("smallest", Some(ack.smallest()), ranges.last().map(|range| *range.start()))?;
     equal("ranges", ack.ranges().collect::<Vec<_>>(), ranges.clone())?;
     Ok(write_ack(out, delay_us, ranges.into_iter()))
 }
@@ -490,15 +402,7 @@ fn fragment(case: &mut Fields, frame: Frame<'_>, out: &mut Writer<'_>) -> Outcom
 fn chunk(case: &mut Fields, frame: Frame<'_>, out: &mut Writer<'_>) -> Outcome<bool> {
     let (transfer, offset) = (case.uint("transfer")?, case.uint("offset")?);
     let data = case.hex("data")?;
-    equal(
-        "frame",
-        frame,
-        Frame::Chunk {
-            transfer,
-            offset,
-            bytes: &data,
-        },
-    )?;
+    equal("frame", frame, Frame::Chunk { transfer, offset, bytes: &data })?;
     Ok(write_chunk(out, transfer, offset, &data))
 }
 
@@ -508,20 +412,9 @@ fn signal(case: &mut Fields, frame: Frame<'_>, out: &mut Writer<'_>) -> Outcome<
     let Frame::Signal(json) = frame else {
         return Err(format!("not a SIGNAL: {frame:?}"));
     };
-    equal(
-        "object",
-        readable("JSON", Object::parse(json))?,
-        object.clone(),
-    )?;
-    let message = readable(
-        "error",
-        Message::read(json, PacketType::Error, Side::Server),
-    )?;
-    equal(
-        "error, written",
-        known("error", message)?.to_object(),
-        object,
-    )?;
+    equal("object", readable("JSON", Object::parse(json))?, object.clone())?;
+    let message = readable("error", Message::read(json, PacketType::Error, Side::Server))?;
+    equal("error, written", known("error", message)?.to_object(), object)?;
     // White space and the order of keys are free: the JSON goes out as it came.
     Ok(write_signal(out, json))
 }
@@ -541,11 +434,7 @@ fn handshake(case: &mut Fields) -> Outcome {
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let hello_at = timestamp(case, "timestamp_ms")?;
     let connection = ConnectionId::new(hello_at, nonce);
-    equal(
-        "connection_id",
-        connection.as_str(),
-        case.text("connection_id")?.as_str(),
-    )?;
+    equal("connection_id", connection.as_str(), case.text("connection_id")?.as_str())?;
     let epoch_zero = epoch_zero(&shared_secret, &connection, hello_at);
     case.within("epoch0", |keys| epoch_keys(keys, &epoch_zero))?;
     let first = hello_id(&shared_secret);
@@ -555,41 +444,22 @@ fn handshake(case: &mut Fields) -> Outcome {
     same_key(case, "client_public", &Secret::take(&mut { client_public }))?;
     same_key(case, "server_public", &Secret::take(&mut { server_public }))?;
     same_key(case, "dh", &agreed)?;
-    let handshake = Handshake {
-        connection,
-        epoch_zero,
-        client_public,
-        server_public,
-    };
+    let handshake = Handshake { connection, epoch_zero, client_public, server_public };
     hello(case, &handshake, &Identity::new(&first), nonce, hello_at)?;
     answer(case, &handshake)?;
     refusal(case, &handshake)?;
 
-    let Handshake {
-        connection,
-        epoch_zero,
-        ..
-    } = handshake;
+    let Handshake { connection, epoch_zero, .. } = handshake;
     let seed = epoch_zero.next_key_seed;
     let epoch = Epoch(1);
-    let keys = epoch_next(
-        seed,
-        agreed,
-        &connection,
-        epoch,
-        &client_public,
-        &server_public,
-    );
+    let keys = epoch_next(seed, agreed, &connection, epoch, &client_public, &server_public);
     case.within("epoch1", |case| epoch_keys(case, &keys))?;
     switch(case, &keys)?;
 
     case.within("epoch2", |case| {
         let (client, server, agreed) = agreement(case)?;
         let seed = keys.next_key_seed;
-        epoch_keys(
-            case,
-            &epoch_next(seed, agreed, &connection, Epoch(2), &client, &server),
-        )
+        epoch_keys(case, &epoch_next(seed, agreed, &connection, Epoch(2), &client, &server))
     })
 }
 
@@ -627,10 +497,7 @@ fn signal_of(plaintext: &[u8]) -> Outcome<&[u8]> {
 
 /// Reads a message, and checks that every field of its JSON went into it.
 fn read_message(json: &[u8], kind: PacketType, side: Side) -> Outcome<Message> {
-    let message = known(
-        "message",
-        readable("message", Message::read(json, kind, side))?,
-    )?;
+    let message = known("message", readable("message", Message::read(json, kind, side))?)?;
     let object = readable("JSON", Object::parse(json))?;
     equal("message, written", message.to_object(), object)?;
     Ok(message)
@@ -657,24 +524,11 @@ fn hello(
     equal("length of the hello", datagram.len(), DATAGRAM_BASE)?;
     let keys = packet_keys(&handshake.epoch_zero, Direction::C2s);
     seal_and_open(&keys, &parts, &datagram)?;
-    let message = read_message(
-        signal_of(&plaintext)?,
-        PacketType::KeyRotation,
-        Side::Client,
-    )?;
-    let Message::Offer {
-        epoch: Epoch(1),
-        public_key,
-        server_id: Some(_),
-    } = message
-    else {
+    let message = read_message(signal_of(&plaintext)?, PacketType::KeyRotation, Side::Client)?;
+    let Message::Offer { epoch: Epoch(1), public_key, server_id: Some(_) } = message else {
         return Err(format!("not a hello: {message:?}"));
     };
-    same(
-        "public key of the hello",
-        &public_key,
-        &handshake.client_public,
-    )
+    same("public key of the hello", &public_key, &handshake.client_public)
 }
 
 /// Seals and opens one of the server's epoch-0 packets, and reads its message.
@@ -688,37 +542,17 @@ fn reply(
     let plaintext = case.hex(&format!("{name}_plaintext"))?;
     let datagram = case.hex(name)?;
     let timestamp = timestamp(case, &format!("{name}_timestamp_ms"))?;
-    let parts = Parts {
-        message_id: None,
-        seq,
-        timestamp,
-        kind,
-        plaintext: &plaintext,
-    };
+    let parts = Parts { message_id: None, seq, timestamp, kind, plaintext: &plaintext };
     let keys = packet_keys(&handshake.epoch_zero, Direction::S2c);
     seal_and_open(&keys, &parts, &datagram)?;
-    Ok((
-        timestamp,
-        read_message(signal_of(&plaintext)?, kind, Side::Server)?,
-    ))
+    Ok((timestamp, read_message(signal_of(&plaintext)?, kind, Side::Server)?))
 }
 
 fn answer(case: &mut Fields, handshake: &Handshake) -> Outcome {
     let seq = case.decimal("server_seq")?;
     match reply(case, handshake, "answer", seq, PacketType::KeyRotation)? {
-        (
-            at,
-            Message::Answer {
-                epoch: Epoch(1),
-                public_key,
-                session: Some(session),
-            },
-        ) => {
-            same(
-                "public key of the answer",
-                &public_key,
-                &handshake.server_public,
-            )?;
+        (at, Message::Answer { epoch: Epoch(1), public_key, session: Some(session) }) => {
+            same("public key of the answer", &public_key, &handshake.server_public)?;
             equal("now", session.now, at)?;
             equal("member", session.member.as_str(), "alice")?;
             equal("observed", session.observed.as_str(), "198.51.100.7:50000")?;
@@ -754,29 +588,16 @@ fn switch(case: &mut Fields, keys: &EpochKeys) -> Outcome {
         kind: PacketType::KeyRotation,
         plaintext: &plaintext,
     };
-    seal_and_open(
-        &packet_keys(keys, Direction::C2s),
-        &parts,
-        &case.hex("switch")?,
-    )?;
+    seal_and_open(&packet_keys(keys, Direction::C2s), &parts, &case.hex("switch")?)?;
     let frame = only_frame(&plaintext)?;
     let Frame::Message(whole) = frame else {
         return Err(format!("not a MESSAGE: {frame:?}"));
     };
-    let expected = Fragment {
-        id: 0,
-        total: whole.bytes.len() as u64,
-        offset: 0,
-        ..whole
-    };
+    let expected = Fragment { id: 0, total: whole.bytes.len() as u64, offset: 0, ..whole };
     equal("fragment", whole, expected)?;
     let mut out = vec![0xff; plaintext.len() + 8];
     let mut writer = Writer::new(&mut out);
-    equal(
-        "bytes written",
-        write_message(&mut writer, &whole),
-        whole.bytes.len(),
-    )?;
+    equal("bytes written", write_message(&mut writer, &whole), whole.bytes.len())?;
     let length = writer.len();
     same("written plaintext", &out[..length], &plaintext)?;
     let message = read_message(whole.bytes, parts.kind, Side::Client)?;
@@ -805,12 +626,7 @@ fn key_derivation(case: &mut Fields) -> Outcome {
 // ------------------------------------------------------------------------------------------ packet
 
 fn packet_name(case: &Value) -> String {
-    format!(
-        "{} type {} seq {}",
-        text_of(case, "direction"),
-        case["type"],
-        text_of(case, "seq")
-    )
+    format!("{} type {} seq {}", text_of(case, "direction"), case["type"], text_of(case, "seq"))
 }
 
 fn packet(case: &mut Fields) -> Outcome {
@@ -866,17 +682,11 @@ fn packet_refused(file: &mut Fields) -> Outcome<Vec<Trial>> {
             Err(_) => Ok(()),
         }
     })?;
-    tests.push(trial(
-        "packet_refused/good opens, once".to_owned(),
-        move || {
-            let mut window = ReplayWindow::default();
-            open_datagram(&keys(), &mut window, &good)?;
-            yes(
-                open_datagram(&keys(), &mut window, &good).is_err(),
-                "opened twice",
-            )
-        },
-    ));
+    tests.push(trial("packet_refused/good opens, once".to_owned(), move || {
+        let mut window = ReplayWindow::default();
+        open_datagram(&keys(), &mut window, &good)?;
+        yes(open_datagram(&keys(), &mut window, &good).is_err(), "opened twice")
+    }));
     Ok(tests)
 }
 
@@ -897,20 +707,14 @@ fn port_schedule(case: &mut Fields) -> Outcome {
     equal("slot", schedule.slot(unix_s), slot)?;
     let (since, left) = schedule.within_slot(unix_s);
     equal("time in the slot", since + left, schedule.interval)?;
-    equal(
-        "slot one second before it",
-        schedule.slot(unix_s - since - 1),
-        slot - 1,
-    )?;
+    equal("slot one second before it", schedule.slot(unix_s - since - 1), slot - 1)?;
     equal("slot at its end", schedule.slot(unix_s + left), slot + 1)?;
 
     let port = |port: &Value| u16::try_from(port.as_u64()?).ok();
     let expected: Option<Vec<_>> = case.list("ports")?.iter().map(port).collect();
     let expected = known("ports", expected)?;
     equal("ports", schedule.ports(slot).collect(), expected.clone())?;
-    let one_by_one = (0..)
-        .zip(&expected)
-        .map(|(attempt, _)| schedule.port(slot, attempt));
+    let one_by_one = (0..).zip(&expected).map(|(attempt, _)| schedule.port(slot, attempt));
     equal("ports one by one", one_by_one.collect(), expected)
 }
 
@@ -921,22 +725,14 @@ fn punch(case: &mut Fields) -> Outcome {
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let timestamp = timestamp(case, "timestamp_ms")?;
     let connection = ConnectionId::new(timestamp, nonce);
-    equal(
-        "connection_id",
-        connection.as_str(),
-        case.text("connection_id")?.as_str(),
-    )?;
+    equal("connection_id", connection.as_str(), case.text("connection_id")?.as_str())?;
 
     // 0^7 ‖ 0x01 ‖ nonce under hello_id.
     let first = hello_id(&shared_secret);
     let mut block = (1 << 64 | u128::from(nonce)).to_be_bytes().into();
     Aes256::new(first.expose().into()).encrypt_block(&mut block);
     let id = block.into();
-    equal(
-        "a punch read as a hello",
-        Identity::new(&first).seq(&id),
-        None,
-    )?;
+    equal("a punch read as a hello", Identity::new(&first).seq(&id), None)?;
 
     let keys = epoch_zero(&shared_secret, &connection, timestamp);
     let plaintext = [0];
@@ -961,20 +757,12 @@ fn security_files(file: &mut Fields) -> Outcome<Vec<Trial>> {
     let now = file.uint("now_refused")?;
     let name = |case: &Value| {
         let (content, file) = (&case["content"], &case["file"]);
-        format!(
-            "{}, {} iterations",
-            text_of(content, "server_public_ip"),
-            file["iterations"]
-        )
+        format!("{}, {} iterations", text_of(content, "server_public_ip"), file["iterations"])
     };
     let mut tests = cases_of(file, "cases", "security_file", name, security_file)?;
-    tests.extend(cases_of(
-        file,
-        "refused",
-        "security_file/refused",
-        why_name,
-        move |case| refused_file(case, key, now),
-    )?);
+    tests.extend(cases_of(file, "refused", "security_file/refused", why_name, move |case| {
+        refused_file(case, key, now)
+    })?);
     Ok(tests)
 }
 
@@ -995,16 +783,8 @@ fn refused_file(case: &mut Fields, key: [u8; 32], now: u64) -> Outcome {
     // Only a reason for people.
     case.text("why")?;
     let expected = case.text("expect")?;
-    let mut key = if case.has("bootstrap_key") {
-        case.base64_array("bootstrap_key")?
-    } else {
-        key
-    };
-    let now = if case.has("now") {
-        case.uint("now")?
-    } else {
-        now
-    };
+    let mut key = if case.has("bootstrap_key") { case.base64_array("bootstrap_key")? } else { key };
+    let now = if case.has("now") { case.uint("now")? } else { now };
     let fields = case.take("file")?;
     let bytes = readable("writing JSON", serde_json::to_vec(&fields))?;
     // Its values are what the case is about; its fields are those of SPEC 6.3 and no other.
@@ -1052,35 +832,19 @@ fn security_file(case: &mut Fields) -> Outcome {
     equal("IV, sealed", again.iv, envelope.iv)?;
     equal("iterations, sealed", again.iterations, ITERATIONS)?;
     equal("timestamp, sealed", again.timestamp, file.timestamp)?;
-    equal(
-        "checksum, sealed",
-        again.checksum.clone(),
-        Some(again.expected_checksum()),
-    )?;
+    equal("checksum, sealed", again.checksum.clone(), Some(again.expected_checksum()))?;
     let opened = readable("opening what was sealed", envelope::open(&sealed, &key))?;
     equal("content, sealed and opened", opened.to_object(), object)
 }
 
 fn envelope_fields(fields: &mut Fields, envelope: &Envelope) -> Outcome {
     equal("version", fields.text("version")?.as_str(), "2.0")?;
-    equal(
-        "algorithm",
-        fields.text("algorithm")?.as_str(),
-        "aes-256-gcm-pbkdf2",
-    )?;
+    equal("algorithm", fields.text("algorithm")?.as_str(), "aes-256-gcm-pbkdf2")?;
     same("salt", &envelope.salt, &fields.base64_array::<32>("salt")?)?;
     same("iv", &envelope.iv, &fields.base64_array::<12>("iv")?)?;
-    same(
-        "ciphertext",
-        &envelope.ciphertext,
-        &fields.base64("ciphertext")?,
-    )?;
+    same("ciphertext", &envelope.ciphertext, &fields.base64("ciphertext")?)?;
     same("tag", &envelope.tag, &fields.base64_array::<16>("tag")?)?;
-    equal(
-        "iterations",
-        u64::from(envelope.iterations),
-        fields.uint("iterations")?,
-    )?;
+    equal("iterations", u64::from(envelope.iterations), fields.uint("iterations")?)?;
     // Of no meaning to readers, and a fraction in some files.
     match fields.maybe("timestamp") {
         Some(value) if value.is_f64() => {}
@@ -1089,11 +853,7 @@ fn envelope_fields(fields: &mut Fields, envelope: &Envelope) -> Outcome {
     }
     if fields.has("checksum") {
         let checksum = fields.text("checksum")?;
-        equal(
-            "computed checksum",
-            envelope.expected_checksum(),
-            checksum.clone(),
-        )?;
+        equal("computed checksum", envelope.expected_checksum(), checksum.clone())?;
         return equal("checksum", envelope.checksum.as_ref(), Some(&checksum));
     }
     equal("checksum", envelope.checksum.as_ref(), None)
@@ -1101,89 +861,37 @@ fn envelope_fields(fields: &mut Fields, envelope: &Envelope) -> Outcome {
 
 fn content_fields(fields: &mut Fields, file: &SecurityFile) -> Outcome {
     equal("version", fields.text("version")?.as_str(), "2.0")?;
-    equal(
-        "protocol",
-        fields.text("protocol")?.as_str(),
-        "clawchat-file-v2",
-    )?;
+    equal("protocol", fields.text("protocol")?.as_str(), "clawchat-file-v2")?;
     equal("server_id", &file.server_id, &fields.text("server_id")?)?;
-    equal(
-        "server_name",
-        &file.server_name,
-        &fields.text("server_name")?,
-    )?;
-    equal(
-        "server_public_ip",
-        &file.server_public_ip,
-        &fields.text("server_public_ip")?,
-    )?;
-    equal(
-        "server_udp_port",
-        u64::from(file.server_udp_port),
-        fields.uint("server_udp_port")?,
-    )?;
+    equal("server_name", &file.server_name, &fields.text("server_name")?)?;
+    equal("server_public_ip", &file.server_public_ip, &fields.text("server_public_ip")?)?;
+    equal("server_udp_port", u64::from(file.server_udp_port), fields.uint("server_udp_port")?)?;
     let secret = fields.base64_array::<32>("shared_secret")?;
     same("shared_secret", file.shared_secret.expose(), &secret)?;
-    equal(
-        "bootstrap_key_id",
-        &file.bootstrap_key_id,
-        &fields.text("bootstrap_key_id")?,
-    )?;
+    equal("bootstrap_key_id", &file.bootstrap_key_id, &fields.text("bootstrap_key_id")?)?;
     equal("timestamp", file.timestamp, fields.uint("timestamp")?)?;
     equal("valid_from", file.valid_from, fields.uint("valid_from")?)?;
     equal("valid_until", file.valid_until, fields.uint("valid_until")?)?;
-    equal(
-        "next_rotation",
-        file.next_rotation,
-        fields.uint("next_rotation")?,
-    )?;
-    equal(
-        "grace_period",
-        file.grace_period,
-        fields.uint("grace_period")?,
-    )?;
+    equal("next_rotation", file.next_rotation, fields.uint("next_rotation")?)?;
+    equal("grace_period", file.grace_period, fields.uint("grace_period")?)?;
     let ciphers = fields.list("supported_ciphers")?;
-    equal(
-        "supported_ciphers",
-        ciphers,
-        vec![Value::from("AES-256-GCM")],
-    )?;
+    equal("supported_ciphers", ciphers, vec![Value::from("AES-256-GCM")])?;
     fields.within("compromised_protocol", |fields| {
-        equal(
-            "signal",
-            fields.text("signal")?.as_str(),
-            "CLAWCHAT_COMPROMISED_V2",
-        )?;
-        equal(
-            "response_timeout",
-            file.response_timeout,
-            fields.uint("response_timeout")?,
-        )
+        equal("signal", fields.text("signal")?.as_str(), "CLAWCHAT_COMPROMISED_V2")?;
+        equal("response_timeout", file.response_timeout, fields.uint("response_timeout")?)
     })?;
     fields.within("nat_traversal", |fields| nat_fields(fields, file))
 }
 
 fn nat_fields(fields: &mut Fields, file: &SecurityFile) -> Outcome {
-    let servers = file
-        .stun_servers
-        .iter()
-        .map(|server| server.as_str().into())
-        .collect();
+    let servers = file.stun_servers.iter().map(|server| server.as_str().into()).collect();
     equal("stun_servers", fields.list("stun_servers")?, servers)?;
-    equal(
-        "hole_punch_timeout",
-        file.hole_punch_timeout,
-        fields.uint("hole_punch_timeout")?,
-    )?;
+    equal("hole_punch_timeout", file.hole_punch_timeout, fields.uint("hole_punch_timeout")?)?;
     let Some(schedule) = &file.port_schedule else {
         return yes(!fields.has("port_schedule"), "port_schedule was not read");
     };
     fields.within("port_schedule", |fields| {
-        same(
-            "seed",
-            schedule.seed.expose(),
-            &fields.base64_array::<32>("seed")?,
-        )?;
+        same("seed", schedule.seed.expose(), &fields.base64_array::<32>("seed")?)?;
         equal("origin", schedule.origin, fields.uint("origin")?)?;
         equal("interval", schedule.interval, fields.uint("interval")?)
     })
@@ -1194,11 +902,7 @@ fn times(file: &SecurityFile) -> Outcome {
     let (first, last) = (file.valid_from - 300, file.valid_until + file.grace_period);
     let (made, until, from) = (file.timestamp, file.valid_until, file.valid_from);
     let expired = FileRefusal::Expired { made, until };
-    equal(
-        "one second early",
-        file.check_time(first - 1),
-        Err(FileRefusal::NotYetValid { from }),
-    )?;
+    equal("one second early", file.check_time(first - 1), Err(FileRefusal::NotYetValid { from }))?;
     equal("first second", file.check_time(first), Ok(()))?;
     equal("last second", file.check_time(last), Ok(()))?;
     equal("one second late", file.check_time(last + 1), Err(expired))
@@ -1226,11 +930,7 @@ fn canonical_json(case: &mut Fields) -> Outcome {
     }
     let expected = expected.as_str().ok_or("field canonical is no string")?;
     let form = known("canonical form", canonical(&object))?;
-    equal(
-        "canonical form",
-        String::from_utf8_lossy(&form).as_ref(),
-        expected,
-    )?;
+    equal("canonical form", String::from_utf8_lossy(&form).as_ref(), expected)?;
     let again = readable("canonical form as JSON", Object::parse(&form))?;
     equal("canonical form of it", canonical(&again), Some(form))
 }
@@ -1238,12 +938,7 @@ fn canonical_json(case: &mut Fields) -> Outcome {
 // -------------------------------------------------------------------------------- our own: messages
 
 fn message_name(case: &Value) -> String {
-    format!(
-        "type {} from {}: {}",
-        case["type"],
-        text_of(case, "from"),
-        text_of(case, "why")
-    )
+    format!("type {} from {}: {}", case["type"], text_of(case, "from"), text_of(case, "why"))
 }
 
 /// Takes what messages are read with: header type and sender.
@@ -1261,11 +956,7 @@ fn circumstances(case: &mut Fields) -> Outcome<(PacketType, Side)> {
 fn json_refused(case: &mut Fields) -> Outcome {
     let (kind, side) = circumstances(case)?;
     // What is no UTF-8 is given in hex.
-    let json = if case.has("hex") {
-        case.hex("hex")?
-    } else {
-        case.text("json")?.into_bytes()
-    };
+    let json = if case.has("hex") { case.hex("hex")? } else { case.text("json")?.into_bytes() };
     let expected = match case.text("expect")?.as_str() {
         "json" => "no strict JSON".to_owned(),
         "field" => format!("field {}", case.text("field")?),
@@ -1294,11 +985,7 @@ fn message(case: &mut Fields) -> Outcome {
         return equal("message", Some(message), read(&case.text("same_as")?)?);
     }
     let written = case.text("written")?;
-    equal(
-        "message, written",
-        String::from_utf8_lossy(&message.encode()).as_ref(),
-        &written,
-    )?;
+    equal("message, written", String::from_utf8_lossy(&message.encode()).as_ref(), &written)?;
     equal("header type", message.packet_type(), kind)?;
     equal("message, read again", read(&written)?, Some(message))
 }

@@ -62,7 +62,10 @@ pub(super) fn chat(common: &Common, to: &str) -> Outcome<()> {
         // The editor has the terminal until its thread ends, which it did with this line.
         drop(lines);
         smol::block_on(link.leave());
-        confirm_wipe(common.no_input, "This destroys the keys of this device here and at the server.")?;
+        confirm_wipe(
+            common.no_input,
+            "This destroys the keys of this device here and at the server.",
+        )?;
         return super::commands::compromised(common, true);
     }
     smol::block_on(link.leave());
@@ -209,7 +212,8 @@ impl Console {
 
     async fn status(&mut self) {
         let Some(state) = self.link.handle.state().await else { return };
-        let rtt = state.rtt.map_or("-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
+        let rtt =
+            state.rtt.map_or("-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
         let line = match (state.epoch, state.server) {
             (Some(epoch), Some(server)) => format!(
                 "{server}, rtt {rtt}, key epoch {epoch}, {} waiting to be stored",

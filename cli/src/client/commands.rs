@@ -74,8 +74,8 @@ fn message(text: &str) -> Outcome<String> {
         return Ok(text.to_owned());
     }
     let bytes = disk::read_input(Path::new("-"), MESSAGE_MAX)?;
-    let mut text = String::from_utf8(bytes)
-        .map_err(|_| Failure::new(Exit::Usage, "the text is not UTF-8"))?;
+    let mut text =
+        String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Usage, "the text is not UTF-8"))?;
     if text.ends_with('\n') {
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
     }
@@ -142,7 +142,10 @@ fn tell(common: &Common, what: &Event) {
 }
 
 /// Connects, and waits for the roster.
-async fn roster(link: &Link, common: &Common) -> Outcome<(Vec<clawchat_core::wire::message::Presence>, Vec<String>)> {
+async fn roster(
+    link: &Link,
+    common: &Common,
+) -> Outcome<(Vec<clawchat_core::wire::message::Presence>, Vec<String>)> {
     let deadline = Instant::now() + common.timeout;
     loop {
         match link.next(Some(deadline)).await {
@@ -209,7 +212,8 @@ pub(super) fn status(common: &Common) -> Outcome<()> {
         } else {
             answer(&format!("server    {} at {server}", one_line(&info.server_name)));
             answer(&format!("member    {}, seen as {}", info.member, one_line(&info.observed)));
-            let rtt = rtt.map_or(String::new(), |rtt| format!(", rtt {:.1} ms", rtt.as_secs_f64() * 1e3));
+            let rtt =
+                rtt.map_or(String::new(), |rtt| format!(", rtt {:.1} ms", rtt.as_secs_f64() * 1e3));
             answer(&format!("session   connected in {millis} ms{rtt}, key epoch {epoch}"));
         }
         link.leave().await;
@@ -225,7 +229,10 @@ fn patience(common: &Common) -> Duration {
 /// `compromised`: tells the server, and wipes here in any case.
 pub(super) fn compromised(common: &Common, sure: bool) -> Outcome<()> {
     if !sure {
-        confirm_wipe(common.no_input, "This destroys the keys of this device here and at the server.")?;
+        confirm_wipe(
+            common.no_input,
+            "This destroys the keys of this device here and at the server.",
+        )?;
     }
     let link = Link::start(common)?;
     smol::block_on(async {
@@ -262,7 +269,9 @@ pub(super) fn compromised(common: &Common, sure: bool) -> Outcome<()> {
         if told {
             if !common.quiet {
                 complain("the server knows; all keys of this device are destroyed, here and there");
-                complain("next: let the operator hand you the new file, then: clawchat open FILE.sec");
+                complain(
+                    "next: let the operator hand you the new file, then: clawchat open FILE.sec",
+                );
             }
             return Ok(());
         }

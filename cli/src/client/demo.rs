@@ -125,7 +125,8 @@ impl Stage {
         match self.run(words)? {
             (0, out, _) => Ok(out),
             (code, _, error) => {
-                Err(failed(&format!("`{}` ended with {code}", words.join(" "))).fact(one_line(&error)))
+                Err(failed(&format!("`{}` ended with {code}", words.join(" ")))
+                    .fact(one_line(&error)))
             }
         }
     }
@@ -196,12 +197,25 @@ pub(super) fn demo(common: &Common) -> Outcome<()> {
     let mut stage = Stage::set(common.json)?;
     let state = text(&stage.path("server"));
     let server = stage.start(&[
-        "server", "run", "--state", &state, "--bind", "127.0.0.1", "--public", "127.0.0.1",
-        "--name", "Demo", "--port", "auto", "--json",
+        "server",
+        "run",
+        "--state",
+        &state,
+        "--bind",
+        "127.0.0.1",
+        "--public",
+        "127.0.0.1",
+        "--name",
+        "Demo",
+        "--port",
+        "auto",
+        "--json",
     ])?;
     let listening = server.wait("listening")?;
     let port = listening.uint("port").unwrap_or(0);
-    stage.say(&format!("A server process listens on UDP 127.0.0.1:{port}. Strangers get no answer from it."));
+    stage.say(&format!(
+        "A server process listens on UDP 127.0.0.1:{port}. Strangers get no answer from it."
+    ));
     let files = issue(&mut stage, &state)?;
     chat(&mut stage, &files, &server)?;
     rotate(&mut stage, &files, &state)?;
@@ -224,7 +238,7 @@ impl Files {
 }
 
 fn issue(stage: &mut Stage, state: &str) -> Outcome<Files> {
-    let mut one = |name: &str| -> Outcome<[String; 4]> {
+    let one = |name: &str| -> Outcome<[String; 4]> {
         let (sec, key) = (stage.path(&format!("{name}.sec")), stage.path(&format!("{name}.key")));
         let (sec, key) = (text(&sec), text(&key));
         stage.must(&["server", "issue", name, "--state", state, "-o", &sec, "--key-out", &key])?;
@@ -242,7 +256,10 @@ fn chat(stage: &mut Stage, files: &Files, server: &Player) -> Outcome<()> {
     let hello = "Hello bob, nobody else can read this.";
     stage.must(&Files::with(&files.ann, &["send", "--to", "@bob", hello]))?;
     let heard = bob.wait("chat")?;
-    check(heard.text("text") == Ok(hello) && heard.text("from") == Ok("ann"), "bob heard something else")?;
+    check(
+        heard.text("text") == Ok(hello) && heard.text("from") == Ok("ann"),
+        "bob heard something else",
+    )?;
     stage.say(&format!("ann wrote to bob, and bob read: \"{hello}\""));
     stage.must(&Files::with(&files.ann, &["send", "--to", "@server", "How are you?"]))?;
     let asked = loop {
@@ -283,7 +300,9 @@ fn compromise(stage: &mut Stage, files: &Files, state: &str, server: &Player) ->
     stage.must(&Files::with(&files.bob, &["compromised", "--yes-wipe-all-keys"]))?;
     server.wait("compromised")?;
     check(!Path::new(&files.bob[1]).exists(), "bob's file is still there")?;
-    stage.say("bob raised COMPROMISED: his keys and his file are destroyed, here and at the server.");
+    stage.say(
+        "bob raised COMPROMISED: his keys and his file are destroyed, here and at the server.",
+    );
     let stolen = ["--sec".to_owned(), text(&copy), files.bob[2].clone(), files.bob[3].clone()];
     let (code, _, _) = stage.run(&Files::with(&stolen, &["who", "--timeout", "3s"]))?;
     check(code == Exit::Unreachable as i32, "a stolen file still works")?;

@@ -126,10 +126,8 @@ impl Link {
                     return Ok(info);
                 }
                 Woken::Event(Event::Closed(reason)) => {
-                    let full = matches!(
-                        reason,
-                        CloseReason::Refused { code: ErrorCode::ServerFull, .. }
-                    );
+                    let full =
+                        matches!(reason, CloseReason::Refused { code: ErrorCode::ServerFull, .. });
                     let failure = self.failure(&reason, timeout);
                     if !full || !self.interactive {
                         return Err(failure);
@@ -179,7 +177,8 @@ impl Link {
                     )
                     .advice("use one security file for each device: clawchat-server issue NAME"),
                     ErrorCode::Shutdown | ErrorCode::RateLimited => {
-                        Failure::new(Exit::TryLater, format!("refused ({})", code.name())).fact(said)
+                        Failure::new(Exit::TryLater, format!("refused ({})", code.name()))
+                            .fact(said)
                     }
                     ErrorCode::NoRecipient | ErrorCode::Protocol | ErrorCode::Internal => {
                         Failure::new(Exit::Failed, format!("refused ({})", code.name())).fact(said)

@@ -26,7 +26,9 @@ pub fn main() -> ExitCode {
     // `clawchat server …` is the server binary: the demo starts it from the one binary it has.
     if std::env::args_os().nth(1).is_some_and(|word| word == "server") {
         let arguments = std::env::args_os().skip(2);
-        return crate::server::main([OsString::from("clawchat-server")].into_iter().chain(arguments));
+        return crate::server::main(
+            [OsString::from("clawchat-server")].into_iter().chain(arguments),
+        );
     }
     let cli = Cli::parse();
     let json = cli.common.json;

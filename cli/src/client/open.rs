@@ -183,7 +183,8 @@ fn refused(
                 .advice("ask for a new one: clawchat-server issue NAME")
         }
         FileRefusal::NotYetValid { from } => {
-            let what = format!("{shown} is not valid for another {}", span(from.saturating_sub(now)));
+            let what =
+                format!("{shown} is not valid for another {}", span(from.saturating_sub(now)));
             Failure::new(Exit::ClockSkew, what)
                 .fact(format!("this computer's clock says {}", moment(now)))
                 .advice("timedatectl set-ntp true")

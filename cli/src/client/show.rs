@@ -34,9 +34,9 @@ pub(super) fn json(what: &Event) -> Option<Object> {
             .with("member", presence.member.as_str())
             .with("status", presence.status.name())
             .with("since", presence.since.0),
-        Event::Roster { members, rooms } => {
-            event("roster").with("members", roster(members)).with("rooms", list(rooms.iter().map(String::as_str)))
-        }
+        Event::Roster { members, rooms } => event("roster")
+            .with("members", roster(members))
+            .with("rooms", list(rooms.iter().map(String::as_str))),
         Event::Refused(error) => event("refused")
             .with("error", error.code.name())
             .with("message", error.message.as_str())

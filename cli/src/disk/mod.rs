@@ -37,11 +37,8 @@ pub fn check_private(path: &Path) -> Outcome<()> {
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let right = if meta.is_dir() { "700" } else { "600" };
-        return Err(Failure::new(
-            Exit::Config,
-            format!("{shown} is open to others (0{mode:o})"),
-        )
-        .advice(format!("chmod {right} {shown}")));
+        return Err(Failure::new(Exit::Config, format!("{shown} is open to others (0{mode:o})"))
+            .advice(format!("chmod {right} {shown}")));
     }
     let user = rustix::process::geteuid().as_raw();
     if meta.uid() != user && user != 0 {

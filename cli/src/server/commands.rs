@@ -73,7 +73,8 @@ pub(super) fn ensure_identity(
         identity.name.clone_from(name);
     }
     if identity.name.len() > SERVER_NAME_MAX || identity.public.is_empty() {
-        let what = format!("a server name has at most {SERVER_NAME_MAX} bytes, an address at least 1");
+        let what =
+            format!("a server name has at most {SERVER_NAME_MAX} bytes, an address at least 1");
         return Err(Failure::new(Exit::Usage, what));
     }
     store.set_identity(&identity)?;
@@ -138,7 +139,8 @@ pub(super) fn init(common: &Common, setup: Setup, json: bool) -> Outcome<()> {
 
 fn busy(folder: &Path) -> Box<Failure> {
     let what = format!("{} is in use, but its server does not answer", folder.display());
-    Failure::new(Exit::TryLater, what).advice("again in a moment, or look what became of the server")
+    Failure::new(Exit::TryLater, what)
+        .advice("again in a moment, or look what became of the server")
 }
 
 /// A server that is not running, to change its state with.
@@ -319,7 +321,10 @@ pub(super) fn members(common: &Common, json: bool) -> Outcome<()> {
         print(&Object::new().with("schema", 1).with("members", members));
         return Ok(());
     }
-    answer(&format!("{:<24} {:<8} {:<22} {:>5} {:>8}", "NAME", "STATUS", "SINCE", "FILES", "WAITING"));
+    answer(&format!(
+        "{:<24} {:<8} {:<22} {:>5} {:>8}",
+        "NAME", "STATUS", "SINCE", "FILES", "WAITING"
+    ));
     for member in &members {
         let Json::Object(member) = member else { continue };
         answer(&format!(
@@ -351,11 +356,15 @@ pub(super) fn status(common: &Common, json: bool) -> Outcome<()> {
         reply.text("cipher").unwrap_or("?"),
     ));
     if !clients.is_empty() {
-        answer(&format!("{:<24} {:<28} {:>6} {:>10} {:>10}", "NAME", "ADDRESS", "EPOCH", "RTT", "SINCE"));
+        answer(&format!(
+            "{:<24} {:<28} {:>6} {:>10} {:>10}",
+            "NAME", "ADDRESS", "EPOCH", "RTT", "SINCE"
+        ));
     }
     for client in clients {
         let Json::Object(client) = client else { continue };
-        let rtt = client.uint("rtt_us").map_or("-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1e3));
+        let rtt =
+            client.uint("rtt_us").map_or("-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1e3));
         answer(&format!(
             "{:<24} {:<28} {:>6} {rtt:>10} {:>10}",
             client.text("member").unwrap_or("?"),
@@ -410,7 +419,9 @@ pub(super) fn compromised(common: &Common, what: &Compromised, json: bool) -> Ou
                 .with("new_file_ready", ready),
         );
     } else {
-        answer(&format!("told {told} sessions, {acknowledged} acknowledged; the old files are worthless"));
+        answer(&format!(
+            "told {told} sessions, {acknowledged} acknowledged; the old files are worthless"
+        ));
         let sec = folder.join("security");
         if ready {
             answer(&format!("the replacement file is in {}: carry it by hand", sec.display()));

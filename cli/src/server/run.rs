@@ -216,7 +216,10 @@ impl Host for ServerHost {
         match event {
             Event::Listening { port } => self.listening(server, now, port),
             Event::NoPort => {
-                let what = format!("cannot bind the UDP port at {}: it is in use, or not allowed here", self.port_taken);
+                let what = format!(
+                    "cannot bind the UDP port at {}: it is in use, or not allowed here",
+                    self.port_taken
+                );
                 let failure = Failure::new(Exit::Config, what);
                 self.failure = Some(failure.advice("--port N with another port, or --bind IP"));
                 self.remote.command(Command::Stop);
@@ -255,7 +258,9 @@ impl ServerHost {
     fn tell_first_file(&self, issued: &Issued) {
         let path = issued.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         if self.json {
-            print(&event("issued").with("member", issued.member.as_str()).with("path", path.as_str()));
+            print(
+                &event("issued").with("member", issued.member.as_str()).with("path", path.as_str()),
+            );
         }
         if self.quiet {
             return;
@@ -290,7 +295,8 @@ impl ServerHost {
             ),
             Event::Chat(chat) => {
                 let to_us = matches!(&chat.to, Recipient::Member(name) if name == SERVER_MEMBER);
-                let line = if to_us { format!(": {}", one_line(&chat.text)) } else { String::new() };
+                let line =
+                    if to_us { format!(": {}", one_line(&chat.text)) } else { String::new() };
                 let object = event("chat")
                     .with("from", chat.from.as_str())
                     .with("to", chat.to.to_string())
@@ -373,9 +379,9 @@ impl ServerHost {
             (Ok("members"), _) => Object::new().with("ok", true).with("members", members(server)),
             (Ok("status"), _) => status(server, now),
             (Ok("rotate_keys"), member) => {
-                let known = member.as_deref().is_none_or(|name| {
-                    server.members().iter().any(|member| member.name == name)
-                });
+                let known = member
+                    .as_deref()
+                    .is_none_or(|name| server.members().iter().any(|member| member.name == name));
                 if known {
                     let asked = server.rotate_keys(now, member.as_deref());
                     Object::new().with("ok", true).with("asked", asked as u64)
@@ -432,7 +438,14 @@ impl ServerHost {
         let told = sessions.len() as u64;
         let (member, acknowledged) = (member.to_owned(), 0);
         let new_file_ready = None;
-        self.compromising.push(Waiting { member, sessions, acknowledged, told, new_file_ready, reply });
+        self.compromising.push(Waiting {
+            member,
+            sessions,
+            acknowledged,
+            told,
+            new_file_ready,
+            reply,
+        });
     }
 }
 
@@ -477,7 +490,8 @@ fn status(server: &Server, now: Now) -> Object {
             .with("seconds", now.wall.secs().saturating_sub(session.since.secs()))
             .with_some("rtt_us", session.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(0)))
     });
-    let drops = server.drops().fold(Object::new(), |o, (reason, count)| o.with(reason.name(), count));
+    let drops =
+        server.drops().fold(Object::new(), |o, (reason, count)| o.with(reason.name(), count));
     Object::new()
         .with("ok", true)
         .with("port", server.port().map_or(0, u64::from))

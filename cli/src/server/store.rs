@@ -117,7 +117,8 @@ impl Identity {
     }
 
     fn from_object(object: &Object) -> Result<Self, Malformed> {
-        let port = PortSetting::parse(object.text("port")?).map_err(|_| Malformed::Field("port"))?;
+        let port =
+            PortSetting::parse(object.text("port")?).map_err(|_| Malformed::Field("port"))?;
         Ok(Self {
             server_id: object.text("server_id")?.to_owned(),
             name: object.text("name")?.to_owned(),
@@ -340,10 +341,7 @@ fn json_files(folder: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read_object<T>(
-    path: &Path,
-    read: impl FnOnce(&Object) -> Result<T, Malformed>,
-) -> Outcome<T> {
+fn read_object<T>(path: &Path, read: impl FnOnce(&Object) -> Result<T, Malformed>) -> Outcome<T> {
     let bytes = disk::read_private(path)?;
     let mut object = Object::parse(&bytes).map_err(|what| broken(path, what))?;
     let value = read(&object);

@@ -56,11 +56,7 @@ pub type IssueResult = (OpId, Result<Issued, String>);
 ///
 /// # Errors
 /// What the disk says.
-pub fn issue(
-    store: &Store,
-    draft: &SecurityFileDraft,
-    options: &IssueOptions,
-) -> Outcome<Issued> {
+pub fn issue(store: &Store, draft: &SecurityFileDraft, options: &IssueOptions) -> Outcome<Issued> {
     let member = draft.credential.member.clone();
     let (key, new_member) = store.member_key(&member, &options.rooms)?;
     let sec = envelope::seal(&draft.content, key.secret(), draft.salt, draft.iv);
@@ -131,7 +127,11 @@ fn perform(
         Action::RetireFiles { files } => {
             let told = |failure: Box<Failure>| crate::text::complain(&failure.to_string());
             // All of them, also when one fails.
-            files.iter().map(|file| store.retire(*file).map_err(told)).filter(Result::is_err).count()
+            files
+                .iter()
+                .map(|file| store.retire(*file).map_err(told))
+                .filter(Result::is_err)
+                .count()
                 == 0
         }
         Action::BindPort { .. } | Action::StoreChat { .. } | Action::ChatDelivered { .. } => false,

@@ -6,9 +6,8 @@ mod search;
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason, SendError};
 use crate::id::{ChatId, Epoch, OpId, PortId};
-use crate::ops::{Ops, Outcome};
+use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
-use crate::server::Deadline;
 use crate::session::{Context, Session, SessionEvent, datagram_hash};
 use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::transport::Timer;
@@ -144,6 +143,8 @@ enum State {
 #[derive(Debug)]
 pub struct Client {
     config: Option<ClientConfig>,
+    /// The server's addresses: what comes from another is dropped (PROTOCOL 6).
+    addresses: Vec<IpAddr>,
     provider: &'static dyn CipherProvider,
     random: Random,
     state: State,
@@ -166,6 +167,7 @@ impl Client {
     pub fn new(config: ClientConfig, seed: &Seed, now: Now) -> Self {
         let mut client = Self {
             provider: config.provider,
+            addresses: config.addresses.clone(),
             config: Some(config),
             random: Random::new(seed),
             state: State::Binding,
@@ -184,17 +186,19 @@ impl Client {
     }
 
     fn start(&mut self, now: Now, action: Action) {
-        self.ops.start(now.mono, action.clone(), action);
+        // A client has at most two actions under way.
+        let _started = self.ops.start(now.mono, action.clone(), action);
     }
 
     /// Input: an action was completed. A stray or second completion is ignored.
     pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
         let ok = outcome == Outcome::Done;
         match self.ops.finish(op) {
-            Some(Action::BindPort { .. }) if ok => self.search(now),
-            Some(Action::BindPort { .. }) => {
-                self.close(CloseReason::Ended(ErrorCode::Internal));
-            }
+            Some(Action::BindPort { .. }) => match self.state {
+                State::Binding if ok => self.search(now),
+                State::Binding => self.finish(now, CloseReason::Ended(ErrorCode::Internal)),
+                _ => {}
+            },
             Some(Action::WipeSecurityFiles) => self.events.push_back(Event::Wiped { ok }),
             None => {}
         }
@@ -214,7 +218,12 @@ impl Client {
         }
     }
 
-    fn close(&mut self, reason: CloseReason) {
+    /// Ends for good; a user who raised COMPROMISED gets the wipe in any case.
+    fn finish(&mut self, now: Now, reason: CloseReason) {
+        if self.declared {
+            self.wipe(now, false, false, None);
+            return;
+        }
         self.state = State::Closed;
         self.events.push_back(Event::Closed(reason));
     }
@@ -229,13 +238,12 @@ impl Client {
 
     fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
         let header = Header::decode(datagram).ok_or(DropReason::Header)?;
+        if !self.addresses.contains(&path.remote.ip()) {
+            return Err(DropReason::Address);
+        }
         if let State::Wiped(Some(session)) = &mut self.state {
             let copy = session.is_copy_of_signal(path, &datagram_hash(datagram));
             return if copy { Ok(()) } else { Err(DropReason::NoKey) };
-        }
-        let config = self.config.as_ref().ok_or(DropReason::Ending)?;
-        if !config.addresses.contains(&path.remote.ip()) {
-            return Err(DropReason::Address);
         }
         match &mut self.state {
             State::Searching(search) => {
@@ -248,7 +256,8 @@ impl Client {
             }
             State::InSession(session, _) => {
                 let found = session.recognise(&header).ok_or(DropReason::NoKey)?;
-                let hash = (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
+                let hash =
+                    (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
                 let mut cx = Context { now, random: &mut self.random };
                 let taken = session.handle_datagram(&mut cx, path, &header, found, datagram);
                 if let Some(hash) = hash {
@@ -288,22 +297,19 @@ impl Client {
         self.chats.session_ended();
         let again = match &reason {
             CloseReason::Idle | CloseReason::Unreachable | CloseReason::Violated(_) => true,
-            CloseReason::Refused { code, .. } => !matches!(
-                code,
-                ErrorCode::Superseded | ErrorCode::Expired | ErrorCode::ClockSkew
-            ),
+            CloseReason::Refused { code, .. } => {
+                !matches!(code, ErrorCode::Superseded | ErrorCode::Expired | ErrorCode::ClockSkew)
+            }
             CloseReason::Goodbye | CloseReason::Ended(_) | CloseReason::Wiped => false,
         };
         let wanted = self.config.as_ref().is_some_and(|config| config.reconnect);
-        if self.declared {
-            self.wipe(now, false, false, None);
-        } else if again && wanted && self.was_connected {
+        if !self.declared && again && wanted && self.was_connected {
             let retry_in = self.reconnect_in;
             self.reconnect_in = (retry_in * 2).min(RECONNECT_MAX);
             self.state = State::Waiting(now.mono + retry_in);
             self.events.push_back(Event::Disconnected { reason, retry_in });
         } else {
-            self.close(reason);
+            self.finish(now, reason);
         }
     }
 
@@ -312,6 +318,8 @@ impl Client {
         while let State::InSession(session, info) = &mut self.state {
             let Some(event) = session.poll_event() else { break };
             match event {
+                // The server's first packet may be its refusal: that was no connection.
+                SessionEvent::Established if !session.is_open() => {}
                 SessionEvent::Established => {
                     self.was_connected = true;
                     self.reconnect_in = RECONNECT_MIN;
@@ -352,8 +360,7 @@ impl Client {
 
     /// The server raised COMPROMISED, or its signal crossed ours: acknowledged, then wiped.
     fn compromised(&mut self, now: Now) {
-        if let State::InSession(mut session, _) =
-            core::mem::replace(&mut self.state, State::Closed)
+        if let State::InSession(mut session, _) = core::mem::replace(&mut self.state, State::Closed)
         {
             session.acknowledge(now, false);
             let by_server = !self.declared;
@@ -518,7 +525,7 @@ impl Client {
                 self.drain(now);
             }
             State::Binding | State::Searching(_) | State::Waiting(_) => {
-                self.close(CloseReason::Goodbye);
+                self.finish(now, CloseReason::Goodbye);
             }
             State::Wiped(_) | State::Closed => {}
         }

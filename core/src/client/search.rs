@@ -123,19 +123,14 @@ impl Search {
     }
 
     /// Reads the server's reply. What is not one is dropped in silence.
-    pub(super) fn read(
-        &self,
-        header: &Header,
-        datagram: &mut [u8],
-    ) -> Result<Message, DropReason> {
+    pub(super) fn read(&self, header: &Header, datagram: &mut [u8]) -> Result<Message, DropReason> {
         let seq = self.open.seq(header).ok_or(DropReason::NoKey)?;
         if !self.open.iv_fits(header, seq) {
             return Err(DropReason::Iv);
         }
         let plaintext = self.open.open(header, datagram)?;
-        let mut frames = Frames::new(&datagram[plaintext]).filter(|frame| {
-            !matches!(frame, Ok(Frame::Padding | Frame::Ack(_)))
-        });
+        let mut frames = Frames::new(&datagram[plaintext])
+            .filter(|frame| !matches!(frame, Ok(Frame::Padding | Frame::Ack(_))));
         let (Some(Ok(Frame::Signal(json))), None) = (frames.next(), frames.next()) else {
             return Err(DropReason::EpochZero);
         };
@@ -288,8 +283,7 @@ mod tests {
         let mut random = Random::new(&crate::random::Seed::new(&mut [5; 32]));
         let start = Now { mono: Instant::ZERO, wall: crate::time::UnixMs(1_700_000_000_000) };
         let file = file(false);
-        let mut search =
-            Search::new(start, &file, &mut random, &crate::crypto::aead::RustCrypto);
+        let mut search = Search::new(start, &file, &mut random, &crate::crypto::aead::RustCrypto);
         let (mut out, mut at, mut first) = (vec![0; 2000], Vec::new(), None);
         let mut now = start;
         while search.deadline() < search.until {

@@ -25,7 +25,9 @@ impl PrivateKey {
     pub fn agree(self, peer: &[u8; 32]) -> Option<Secret<32>> {
         let own = StaticSecret::from(*self.0.expose());
         let shared = own.diffie_hellman(&PublicKey::from(*peer));
-        shared.was_contributory().then(|| Secret::filled(|out| out.copy_from_slice(shared.as_bytes())))
+        shared
+            .was_contributory()
+            .then(|| Secret::filled(|out| out.copy_from_slice(shared.as_bytes())))
     }
 }
 

@@ -4,9 +4,11 @@
 use super::aead::{CipherProvider, RustCrypto};
 use crate::limits::ITERATIONS;
 use crate::secret::Secret;
+use crate::wire::message::hex;
 use crate::wire::secfile::{Envelope, FileRefusal, SecurityFile};
+use alloc::string::String;
 use alloc::vec::Vec;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 fn file_key(bootstrap_key: &Secret<32>, salt: &[u8; 32], iterations: u32) -> Secret<32> {
@@ -37,7 +39,7 @@ pub fn seal(
         timestamp: file.timestamp,
         checksum: None,
     };
-    envelope.checksum = Some(envelope.expected_checksum());
+    envelope.checksum = Some(checksum(&envelope));
     envelope.encode()
 }
 
@@ -56,7 +58,18 @@ pub fn open(bytes: &[u8], bootstrap_key: &Secret<32>) -> Result<SecurityFile, Fi
     }
     Err(match &envelope.checksum {
         None => FileRefusal::WrongKeyOrDamaged,
-        Some(checksum) if *checksum == envelope.expected_checksum() => FileRefusal::WrongKey,
+        Some(given) if *given == checksum(&envelope) => FileRefusal::WrongKey,
         Some(_) => FileRefusal::Damaged,
     })
+}
+
+/// First 8 hex digits of SHA-256 over salt ‖ iv ‖ ciphertext ‖ tag (PROTOCOL 8).
+fn checksum(envelope: &Envelope) -> String {
+    let hash = Sha256::new()
+        .chain_update(envelope.salt)
+        .chain_update(envelope.iv)
+        .chain_update(&envelope.ciphertext)
+        .chain_update(envelope.tag)
+        .finalize();
+    hex(&hash[..4])
 }

@@ -28,7 +28,8 @@ impl ReplayWindow {
             return false;
         }
         seq > self.highest
-            || (self.highest - seq < REPLAY_WINDOW && self.seen[Self::word(seq)] >> (seq % 64) & 1 == 0)
+            || (self.highest - seq < REPLAY_WINDOW
+                && self.seen[Self::word(seq)] >> (seq % 64) & 1 == 0)
     }
 
     /// Remembers `seq`, whose packet has opened. Never before that.

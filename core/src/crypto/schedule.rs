@@ -9,17 +9,22 @@ use sha2::Sha256;
 pub const PORT_MIN: u16 = 49_152;
 
 impl PortSchedule {
+    /// Readers refuse an interval under 1.
+    const fn length(&self) -> u64 {
+        if self.interval == 0 { 1 } else { self.interval }
+    }
+
     /// The slot of a time, `unix_s`. Before the origin it is slot 0.
     #[must_use]
     pub const fn slot(&self, unix_s: u64) -> u64 {
-        unix_s.saturating_sub(self.origin) / self.interval
+        unix_s.saturating_sub(self.origin) / self.length()
     }
 
     /// Seconds since the slot of `unix_s` began, and until it ends.
     #[must_use]
     pub const fn within_slot(&self, unix_s: u64) -> (u64, u64) {
-        let since = unix_s.saturating_sub(self.origin) % self.interval;
-        (since, self.interval - since)
+        let since = unix_s.saturating_sub(self.origin) % self.length();
+        (since, self.length() - since)
     }
 
     /// The port of a slot's `attempt`, 49152..65535.

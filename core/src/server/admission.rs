@@ -2,10 +2,10 @@
 
 use crate::id::SessionId;
 use crate::limits::{
-    HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES, TRIAL_ADDRESSES, TRIALS_BURST,
-    TRIALS_GLOBAL_BURST, TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
+    HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES, TRIAL_ADDRESSES,
+    TRIALS_BURST, TRIALS_GLOBAL_BURST, TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
-use crate::time::{Instant, UnixMs};
+use crate::time::{Duration, Instant, UnixMs};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -87,14 +87,10 @@ impl Trials {
 struct Reply {
     datagram: Vec<u8>,
     left: u32,
-    /// An answer lasts as long as its half-open session, an error until then.
-    lasts: Lasts,
-}
-
-#[derive(Debug)]
-enum Lasts {
-    HalfOpen(SessionId),
-    Until(Instant),
+    /// 60 s after the hello.
+    until: Instant,
+    /// An answer lasts only as long as its half-open session.
+    session: Option<SessionId>,
 }
 
 #[derive(Debug)]
@@ -139,11 +135,7 @@ impl HelloMemory {
         let Some(reply) = hello.reply.as_mut().filter(|_| hello.hash == *hash) else {
             return Known::Silence;
         };
-        let lasts = match reply.lasts {
-            Lasts::HalfOpen(session) => half_open(session),
-            Lasts::Until(at) => now < at,
-        };
-        if !lasts {
+        if now >= reply.until || reply.session.is_some_and(|session| !half_open(session)) {
             hello.reply = None;
             return Known::Silence;
         }
@@ -164,7 +156,7 @@ impl HelloMemory {
         timestamp: UnixMs,
     ) -> bool {
         if self.hellos.len() >= HELLOS_REMEMBERED {
-            self.hellos.retain(|_, hello| wall.distance(hello.timestamp) <= HELLO_MEMORY);
+            self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY);
         }
         if self.hellos.len() >= HELLOS_REMEMBERED || !self.budget.take(now) {
             return false;
@@ -173,38 +165,39 @@ impl HelloMemory {
         true
     }
 
-    /// Step 5: the reply to a remembered hello.
-    pub(super) fn answered(&mut self, nonce: u64, datagram: &[u8], session: SessionId) {
-        self.set_reply(nonce, datagram, Lasts::HalfOpen(session));
-    }
-
-    /// Steps 3 and 4: the same with an error, kept until then.
-    pub(super) fn refused(&mut self, nonce: u64, datagram: &[u8], until: Instant) {
-        self.set_reply(nonce, datagram, Lasts::Until(until));
-    }
-
-    fn set_reply(&mut self, nonce: u64, datagram: &[u8], lasts: Lasts) {
+    /// Steps 3 to 5: the reply to a remembered hello; an answer's half-open session with it.
+    pub(super) fn replied(
+        &mut self,
+        now: Instant,
+        nonce: u64,
+        datagram: &[u8],
+        session: Option<SessionId>,
+    ) {
         if let Some(hello) = self.hellos.get_mut(&nonce) {
-            let datagram = datagram.to_vec();
-            hello.reply = Some(Reply { datagram, left: REPLY_COPIES, lasts });
+            let (datagram, until) = (datagram.to_vec(), now + HALF_OPEN);
+            hello.reply = Some(Reply { datagram, left: REPLY_COPIES, until, session });
         }
     }
 
     /// Forgets what is too old to be taken anyway.
     pub(super) fn forget(&mut self, now: Instant, wall: UnixMs) {
-        self.hellos.retain(|_, hello| wall.distance(hello.timestamp) <= HELLO_MEMORY);
+        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY);
         for hello in self.hellos.values_mut() {
-            if matches!(&hello.reply, Some(Reply { lasts: Lasts::Until(at), .. }) if *at <= now) {
+            if hello.reply.as_ref().is_some_and(|reply| reply.until <= now) {
                 hello.reply = None;
             }
         }
     }
 }
 
+/// How old a timestamp is; one of the future is not, however far it is.
+fn age(wall: UnixMs, timestamp: UnixMs) -> Duration {
+    Duration::from_millis(wall.0.saturating_sub(timestamp.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Duration;
 
     #[test]
     fn budgets_refill() {
@@ -236,13 +229,13 @@ mod tests {
         assert_eq!(known(&mut memory, now, 1), Known::New);
         assert!(memory.remember(now, wall, 7, [1; 32], wall));
         assert_eq!(known(&mut memory, now, 1), Known::Silence, "no reply yet");
-        memory.refused(7, b"no", now + Duration::from_secs(60));
+        memory.replied(now, 7, b"no", None);
         assert_eq!(known(&mut memory, now, 2), Known::Silence, "other bytes");
         for _ in 0..REPLY_COPIES {
             assert_eq!(known(&mut memory, now, 1), Known::Copy(b"no".to_vec()));
         }
         assert_eq!(known(&mut memory, now, 1), Known::Silence, "64 times");
-        memory.answered(7, b"yes", SessionId(3));
+        memory.replied(now, 7, b"yes", Some(SessionId(3)));
         assert_eq!(memory.known(now, 7, &[1; 32], |id| id != SessionId(3)), Known::Silence);
         for nonce in 8..8 + u64::from(HELLO_BURST) - 1 {
             assert!(memory.remember(now, wall, nonce, [0; 32], wall));

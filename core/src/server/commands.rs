@@ -98,7 +98,7 @@ impl Server {
         }
         let kept = draft.credential.duplicate();
         let action = Action::IssueSecurityFile { draft };
-        self.ops.start(now.mono, action, Waits::Issue(kept)).ok_or(IssueError::TooMany)
+        self.ops.start(now.mono, action, Waits::Issue(kept)).map_err(|_| IssueError::TooMany)
     }
 
     pub(super) fn draft(
@@ -114,16 +114,17 @@ impl Server {
         let timestamp = now.wall.secs();
         let secret = self.random.private.secret::<32>();
         let credential = Credential {
-            file: self.credentials.take_id(),
+            file: self.credentials.fresh_id(&mut self.random.public),
             member: member.to_string(),
             secret: secret.duplicate(),
             valid_until: timestamp.saturating_add(valid_for),
             grace_period: GRACE_PERIOD,
             response_timeout: RESPONSE_TIMEOUT,
         };
-        let next_rotation = self.ports.schedule().map_or(timestamp + 3600, |schedule| {
-            timestamp + schedule.within_slot(timestamp).1
-        });
+        let next_rotation = self
+            .ports
+            .schedule()
+            .map_or(timestamp + 3600, |schedule| timestamp + schedule.within_slot(timestamp).1);
         let content = SecurityFile {
             server_id: self.server_id.clone(),
             server_name: self.server_name.clone(),
@@ -154,8 +155,9 @@ impl Server {
             self.sessions.iter().filter(|(_, e)| asked(e)).map(|(id, _)| *id).collect();
         ids.into_iter()
             .filter(|id| {
-                let rotated = self
-                    .with_session(now, *id, |session, cx| session.rotate(cx, RotationReason::Operator));
+                let rotated = self.with_session(now, *id, |session, cx| {
+                    session.rotate(cx, RotationReason::Operator)
+                });
                 // One that is under way serves as well.
                 matches!(rotated, Some(Ok(()) | Err(SendError::Busy)))
             })

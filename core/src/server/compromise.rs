@@ -37,15 +37,17 @@ impl Server {
         for id in sessions {
             let told = self
                 .with_session(now, id, |session, cx| session.declare_compromised(cx.now, reason));
-            if told == Some(false) && self.sessions.get(&id).is_some_and(|e| e.session.is_over()) {
-                self.remove(id);
-            }
+            debug_assert!(told.is_some(), "it was there a line ago");
         }
-        self.retire(now, files, Replacement {
-            member: member.to_string(),
-            by: SERVER_MEMBER.to_string(),
-            signaller: None,
-        });
+        self.retire(
+            now,
+            files,
+            Replacement {
+                member: member.to_string(),
+                by: SERVER_MEMBER.to_string(),
+                signaller: None,
+            },
+        );
         true
     }
 
@@ -67,13 +69,21 @@ impl Server {
         for file in &files {
             self.credentials.wipe(*file);
         }
-        let half_open = self.sessions.iter().filter(|(_, entry)| {
-            files.contains(&entry.file) && entry.session.is_half_open()
+        let own = self.sessions.iter().filter(|(id, entry)| {
+            files.contains(&entry.file)
+                && Some(**id) != replacement.signaller
+                && (entry.session.is_half_open() || entry.session.is_open())
         });
-        let half_open: Vec<_> = half_open.map(|(id, _)| *id).collect();
-        half_open.into_iter().for_each(|id| self.remove(id));
+        let own: Vec<_> = own.map(|(id, _)| *id).collect();
+        for id in own {
+            self.gone(now, id, CloseReason::Wiped);
+            self.remove(id);
+        }
         let action = Action::RetireFiles { files };
-        self.ops.start(now.mono, action, Waits::Retire(replacement));
+        let started = self.ops.start(now.mono, action, Waits::Retire(replacement));
+        if let Err(Waits::Retire(replacement)) = started {
+            self.retired(now, replacement, false);
+        }
     }
 
     /// The retirement is durable, or could not be made so.
@@ -91,7 +101,10 @@ impl Server {
             Ok(draft) => {
                 let kept = draft.credential.duplicate();
                 let action = Action::IssueSecurityFile { draft };
-                self.ops.start(now.mono, action, Waits::Replace(kept, replacement));
+                let started = self.ops.start(now.mono, action, Waits::Replace(kept, replacement));
+                if let Err(Waits::Replace(_, replacement)) = started {
+                    self.replaced(now, replacement, false);
+                }
             }
             Err(_) => self.replaced(now, replacement, false),
         }

@@ -5,6 +5,7 @@ use crate::crypto::derive::hello_id;
 use crate::crypto::identity::Identity;
 use crate::id::FileId;
 use crate::limits::{RETIRED_MEMORY, SECRETS};
+use crate::random::Stream;
 use crate::secret::Secret;
 use crate::time::{Duration, Instant};
 use crate::wire::header::Header;
@@ -76,14 +77,18 @@ pub(super) struct Accepted {
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     files: BTreeMap<FileId, Accepted>,
-    next: u64,
 }
 
 impl Credentials {
-    /// A number for the next file.
-    pub(super) const fn take_id(&mut self) -> FileId {
-        self.next += 1;
-        FileId(self.next)
+    /// A name for a new file: random, so that none comes again after a restart.
+    pub(super) fn fresh_id(&self, random: &mut Stream) -> FileId {
+        loop {
+            // 53 bits: the largest integer of JSON.
+            let id = FileId(random.u64() >> 11);
+            if !self.files.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// Whether another secret may be accepted.
@@ -92,7 +97,6 @@ impl Credentials {
     }
 
     pub(super) fn accept(&mut self, now: Instant, credential: Credential) {
-        self.next = self.next.max(credential.file.0);
         let hello_id = Identity::new(&hello_id(&credential.secret));
         let hellos = HelloMemory::new(now);
         self.files.insert(credential.file, Accepted { credential, hello_id, hellos });

@@ -19,6 +19,7 @@ use crate::wire::cursor::Writer;
 use crate::wire::frame::{Frame, Frames, write_signal};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo, Side};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -45,7 +46,7 @@ impl Server {
         header: &Header,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
-        if now.wall.distance(header.timestamp) > HELLO_MEMORY {
+        if self.closing || now.wall.distance(header.timestamp) > HELLO_MEMORY {
             return Err(DropReason::Hello);
         }
         let hash = datagram_hash(datagram);
@@ -97,7 +98,10 @@ impl Server {
             let text = format!("your clock is {} s {side} the server's", skew.as_secs());
             return error(ErrorCode::ClockSkew, text, Some(now.wall));
         }
-        let valid = self.credentials.get(hello.file).is_some_and(|a| a.credential.is_valid(now.wall.secs()));
+        let valid = self
+            .credentials
+            .get(hello.file)
+            .is_some_and(|a| a.credential.is_valid(now.wall.secs()));
         if !valid {
             return error(ErrorCode::Expired, "this security file has expired".to_string(), None);
         }
@@ -120,7 +124,7 @@ impl Server {
         let json = Message::Error(error.clone()).encode();
         let datagram = self.seal_reply(now, hello, PacketType::Error, &json);
         if let Some(accepted) = self.credentials.get_mut(hello.file) {
-            accepted.hellos.refused(hello.nonce, &datagram, now.mono + HALF_OPEN);
+            accepted.hellos.replied(now.mono, hello.nonce, &datagram, None);
         }
         self.reply(path, datagram);
     }
@@ -179,11 +183,12 @@ impl Server {
         let id = SessionId(self.next_session);
         self.next_session += 1;
         let session = Session::new(now.mono, setup);
-        let entry = Entry { session, file, member, hello_at: now.mono, established: None };
+        let (hello_at, owed) = (now.mono, VecDeque::new());
+        let entry = Entry { session, file, member, hello_at, owed, established: None };
         self.sessions.insert(id, entry);
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
         if let Some(accepted) = self.credentials.get_mut(file) {
-            accepted.hellos.answered(nonce, &datagram, id);
+            accepted.hellos.replied(now.mono, nonce, &datagram, Some(id));
         }
         self.reply(path, datagram);
         Ok(())
@@ -240,15 +245,17 @@ impl Server {
             (*other != id && entry.file == file && entry.established.is_some()).then_some(*other)
         };
         let older: Vec<_> = self.sessions.iter().filter_map(older).collect();
-        for other in older {
-            self.end(now, other, ErrorCode::Superseded, "a newer session of this security file");
-        }
         if let Some(entry) = self.sessions.get_mut(&id) {
             entry.established = Some(now);
         }
         self.by_address.insert(path.remote, id);
-        self.events.push_back(Event::Connected { session: id, member: member.clone(), remote: path.remote });
+        let (session, remote) = (id, path.remote);
+        self.events.push_back(Event::Connected { session, member: member.clone(), remote });
+        // Welcomed before the older one goes: the member is online throughout.
         self.welcome(now, id, &member);
+        for other in older {
+            self.end(now, other, ErrorCode::Superseded, "a newer session of this security file");
+        }
     }
 
     pub(super) fn end(&mut self, now: Now, id: SessionId, code: ErrorCode, message: &str) {

@@ -2,7 +2,7 @@
 //! no session is touched here.
 
 use crate::id::{ChatId, SessionId};
-use crate::limits::{CHATS_PENDING, CHATS_REMEMBERED, MAILBOX_MESSAGES};
+use crate::limits::{CHATS_PENDING, CHATS_REMEMBERED, MAILBOX_MESSAGES, MESSAGE_MAX};
 use crate::time::UnixMs;
 use crate::wire::message::{
     Chat, LOBBY, Message, Presence, ReceiptState, Recipient, SERVER_MEMBER, Status,
@@ -38,6 +38,8 @@ struct Member {
     /// Chats of this member that were stored, oldest first.
     known: VecDeque<ChatId>,
     pending: BTreeSet<ChatId>,
+    /// Chats it has, newest last, and their authors: each may be said to be read once.
+    unread: VecDeque<(ChatId, String)>,
     /// Receipts for chats of this member that came while it was away.
     receipts: VecDeque<Message>,
 }
@@ -62,9 +64,11 @@ pub(super) enum Verdict {
     NoRecipient,
     /// Too much waits.
     Full,
+    /// With its author's name it is longer than a message can be.
+    TooLong,
 }
 
-/// A mail that was acknowledged.
+/// A mail that is no longer kept for a member.
 #[derive(Debug)]
 pub(super) struct Delivered {
     pub(super) id: ChatId,
@@ -108,11 +112,16 @@ impl Hub {
         }
     }
 
-    fn post(&mut self, name: &str, chat: &Chat) {
-        if let Some(member) = self.members.get_mut(name) {
-            member.mailbox.push_back(Mail { number: self.next_mail, chat: chat.clone() });
-            self.next_mail += 1;
+    /// Puts a chat into a mailbox; in a full one the oldest makes way, and is returned.
+    fn post(&mut self, name: &str, chat: &Chat) -> Option<Delivered> {
+        let member = self.members.get_mut(name)?;
+        member.mailbox.push_back(Mail { number: self.next_mail, chat: chat.clone() });
+        self.next_mail += 1;
+        if member.mailbox.len() <= MAILBOX_MESSAGES {
+            return None;
         }
+        let mail = member.mailbox.pop_front()?;
+        Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
     }
 
     /// A session of a member is established. Its roster.
@@ -133,7 +142,12 @@ impl Hub {
     }
 
     /// A session of a member has ended. The member's presence, if that changed.
-    pub(super) fn leave(&mut self, name: &str, session: SessionId, now: UnixMs) -> Option<Presence> {
+    pub(super) fn leave(
+        &mut self,
+        name: &str,
+        session: SessionId,
+        now: UnixMs,
+    ) -> Option<Presence> {
         let member = self.members.get_mut(name)?;
         let before = member.status();
         member.sessions.remove(&session)?;
@@ -201,26 +215,25 @@ impl Hub {
                 .collect(),
             Recipient::Member(_) | Recipient::Room(_) => return Verdict::NoRecipient,
         };
-        let full = |name: &String| {
-            self.members.get(name).is_some_and(|m| m.mailbox.len() >= MAILBOX_MESSAGES)
-        };
-        if member.pending.len() >= CHATS_PENDING || to.iter().any(full) {
+        if member.pending.len() >= CHATS_PENDING {
             return Verdict::Full;
         }
         chat.from = from.to_string();
+        // `from` may have made it longer than a message can be.
+        if Message::Chat(chat.clone()).encode().len() > MESSAGE_MAX {
+            return Verdict::TooLong;
+        }
         if let Some(member) = self.members.get_mut(from) {
             member.pending.insert(chat.id);
         }
         Verdict::Store(StoredChat { chat, to })
     }
 
-    /// A chat is durable: into the mailboxes with it.
-    pub(super) fn stored(&mut self, stored: &StoredChat) {
+    /// A chat is durable: into the mailboxes with it. What had to make way there.
+    pub(super) fn stored(&mut self, stored: &StoredChat) -> Vec<Delivered> {
         self.failed(&stored.chat);
         self.remember(&stored.chat.from, stored.chat.id);
-        for name in &stored.to {
-            self.post(name, &stored.chat);
-        }
+        stored.to.iter().filter_map(|name| self.post(name, &stored.chat)).collect()
     }
 
     /// A chat could not be made durable: it was never there.
@@ -252,7 +265,18 @@ impl Hub {
         let member = self.members.get_mut(name)?;
         let at = member.mailbox.binary_search_by_key(&number, |mail| mail.number).ok()?;
         let mail = member.mailbox.remove(at)?;
+        if member.unread.len() >= CHATS_REMEMBERED {
+            member.unread.pop_front();
+        }
+        member.unread.push_back((mail.chat.id, mail.chat.from.clone()));
         Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+    }
+
+    /// A member says that it has read a chat: the author, if it has that chat and had not said so.
+    pub(super) fn read(&mut self, name: &str, id: ChatId) -> Option<String> {
+        let member = self.members.get_mut(name)?;
+        let at = member.unread.iter().rposition(|(known, _)| *known == id)?;
+        member.unread.remove(at).map(|(_, author)| author)
     }
 
     /// Keeps a receipt for an author who is away.
@@ -347,7 +371,7 @@ mod tests {
         let mut hub = hub();
         for id in 0..4 {
             let stored = store(&mut hub, "ann", chat(id, "@bob"));
-            hub.stored(&stored);
+            assert!(hub.stored(&stored).is_empty());
         }
         let (first, second) = (SessionId(1), SessionId(2));
         hub.join("bob", first, UnixMs(1));
@@ -359,6 +383,9 @@ mod tests {
         assert_eq!(hub.next_mail("bob", second).unwrap().1.id, ChatId([0; 16]), "not acknowledged");
         assert_eq!(hub.mail_acked("bob", number).unwrap().by, "bob");
         assert!(hub.mail_acked("bob", number).is_none());
+        assert_eq!(hub.read("bob", ChatId([0; 16])), Some("ann".to_string()));
+        assert_eq!(hub.read("bob", ChatId([0; 16])), None, "once");
+        assert_eq!(hub.read("bob", ChatId([1; 16])), None, "not delivered");
         assert_eq!(hub.waiting("bob"), 3);
         for id in 0..=255 {
             for round in 0..4 {
@@ -370,7 +397,11 @@ mod tests {
             }
         }
         assert_eq!(hub.waiting("bob"), MAILBOX_MESSAGES);
-        assert_eq!(hub.submit("ann", chat(77, "@bob")), Verdict::Full);
+        let stored = store(&mut hub, "ann", chat(77, "@bob"));
+        assert_eq!(hub.stored(&stored).len(), 1, "the oldest makes way");
+        let mut long = chat(78, "@bob");
+        long.text = "x".repeat(MESSAGE_MAX - 50);
+        assert!(matches!(hub.submit("ann", long), Verdict::TooLong));
     }
 
     #[test]

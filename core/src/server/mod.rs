@@ -15,25 +15,26 @@ use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
 use crate::id::{ChatId, Epoch, FileId, OpId, PortId, SessionId};
 use crate::limits::HALF_OPEN;
-use crate::ops::{Ops, Outcome};
+use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
 use crate::session::{Context, Session, SessionEvent};
 use crate::time::{Duration, Instant, Now};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
 use crate::wire::message::{Chat, Message};
+use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-pub use credentials::{Credential, SecurityFileDraft};
 use credentials::Credentials;
+pub use credentials::{Credential, SecurityFileDraft};
 use hub::Hub;
 pub use hub::StoredChat;
-use ports::{PortPhase, Ports};
 pub use ports::PortChoice;
+use ports::{PortPhase, Ports};
 use schedule::Schedule;
 
 pub use commands::{IssueError, MemberStatus, SessionStatus, VALID_FOR};
@@ -182,6 +183,18 @@ enum Waits {
     Nothing,
 }
 
+/// A name that fits an answer whatever is in it.
+fn tame(name: &str) -> String {
+    let mut short = String::new();
+    for c in name.chars().filter(|c| !c.is_control()) {
+        if short.len() + c.len_utf8() > SERVER_NAME_MAX {
+            break;
+        }
+        short.push(c);
+    }
+    short
+}
+
 /// A session and whose it is.
 #[derive(Debug)]
 struct Entry {
@@ -189,6 +202,8 @@ struct Entry {
     file: FileId,
     member: String,
     hello_at: Instant,
+    /// Receipts, presence and refusals that wait for a place in its channel.
+    owed: VecDeque<Message>,
     /// When it was established; `None` before that.
     established: Option<Now>,
 }
@@ -199,19 +214,10 @@ impl Entry {
         self.session.is_half_open().then(|| self.hello_at + HALF_OPEN)
     }
 
+    /// When it is to be looked at; while it is half-open, nothing else counts.
     fn deadline(&self) -> Option<Instant> {
-        let own = self.session.deadline().map(|(_, at)| at);
-        own.into_iter().chain(self.half_open_until()).min()
+        self.half_open_until().or_else(|| self.session.deadline().map(|(_, at)| at))
     }
-}
-
-/// A deadline, and what it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline {
-    /// When.
-    pub at: Instant,
-    /// What for.
-    pub timer: Timer,
 }
 
 /// The server. Every method is an input (`handle_*`), a command, an output (`poll_*`) or a getter.
@@ -253,8 +259,8 @@ impl Server {
             credentials.accept(now.mono, credential);
         }
         let mut server = Self {
-            server_id: config.server_id,
-            server_name: config.server_name,
+            server_id: tame(&config.server_id),
+            server_name: tame(&config.server_name),
             public: config.public,
             max_sessions: config.max_sessions,
             provider: config.provider,
@@ -281,7 +287,10 @@ impl Server {
     fn bind(&mut self, now: Now) {
         match self.ports.phase {
             PortPhase::Binding { port, number, .. } => {
-                self.ops.start(now.mono, Action::BindPort { port, number }, Waits::Bind);
+                let action = Action::BindPort { port, number };
+                if self.ops.start(now.mono, action, Waits::Bind).is_err() {
+                    self.events.push_back(Event::NoPort);
+                }
             }
             PortPhase::Failed => self.events.push_back(Event::NoPort),
             PortPhase::Open { .. } => {}
@@ -331,7 +340,9 @@ impl Server {
             let gone = self.credentials.forget(now.mono, now.wall);
             if !gone.is_empty() {
                 gone.iter().for_each(|file| self.credentials.wipe(*file));
-                self.ops.start(now.mono, Action::RetireFiles { files: gone }, Waits::Nothing);
+                // They have expired: if this is lost, it is done after the next start.
+                let action = Action::RetireFiles { files: gone };
+                let _started = self.ops.start(now.mono, action, Waits::Nothing);
             }
         }
     }
@@ -404,7 +415,7 @@ impl Server {
         }
         let member = entry.member.clone();
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
-            self.broadcast(now, &member, &Message::Presence(presence));
+            self.broadcast(now, &member, &presence);
         }
         self.events.push_back(Event::Disconnected { session: id, member, reason });
     }

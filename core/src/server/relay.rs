@@ -4,9 +4,10 @@
 use super::hub::{Verdict, receipt};
 use super::{Action, Event, Server, StoredChat, Waits};
 use crate::id::{ChatId, SessionId};
+use crate::limits::{MESSAGE_MAX, OWED};
 use crate::time::Now;
 use crate::wire::message::{
-    Chat, ErrorCode, ErrorMessage, Message, ReceiptState, SERVER_MEMBER, Status,
+    Chat, ErrorCode, ErrorMessage, Message, Presence, ReceiptState, SERVER_MEMBER, Status,
 };
 use alloc::boxed::Box;
 use alloc::string::ToString;
@@ -14,24 +15,47 @@ use alloc::string::ToString;
 impl Server {
     /// A session was established: its roster first, then everybody learns of it.
     pub(super) fn welcome(&mut self, now: Now, id: SessionId, member: &str) {
-        let was_online = !self.hub.sessions_of(member).is_empty();
-        let roster = self.hub.join(member, id, now.wall);
-        self.owe(now, id, &roster);
-        if !was_online && let Some(presence) = self.hub.presence(member) {
-            self.broadcast(now, member, &Message::Presence(presence));
+        let before = self.hub.presence(member).map(|presence| presence.status);
+        let mut roster = self.hub.join(member, id, now.wall);
+        // Whoever is away can be left out of a roster that no message could hold.
+        while let Message::Roster { members, .. } = &mut roster
+            && members.len() > 1
+            && roster_size(members) > MESSAGE_MAX / 2
+        {
+            let away = members.iter().rposition(|m| m.status == Status::Offline);
+            members.remove(away.unwrap_or(members.len() - 1));
         }
-        self.pump(now, id);
+        self.owe(now, id, roster);
+        if let Some(presence) = self.hub.presence(member).filter(|p| Some(p.status) != before) {
+            self.broadcast(now, member, &presence);
+        }
+        while let Some(receipt) = self.hub.next_receipt(member) {
+            self.owe(now, id, receipt);
+        }
     }
 
-    /// A message to every session of every other member.
-    pub(super) fn broadcast(&mut self, now: Now, but: &str, message: &Message) {
-        for id in self.hub.sessions_but(but) {
-            self.owe(now, id, message);
+    /// A member's presence to every session of every other member. Of one member only the newest
+    /// waits: a slow session is never cut off for what others do.
+    pub(super) fn broadcast(&mut self, now: Now, of: &str, presence: &Presence) {
+        for id in self.hub.sessions_but(of) {
+            if let Some(entry) = self.sessions.get_mut(&id) {
+                entry.owed.retain(|message| {
+                    !matches!(message, Message::Presence(old) if old.member == presence.member)
+                });
+            }
+            self.owe(now, id, Message::Presence(presence.clone()));
         }
     }
 
-    fn owe(&mut self, now: Now, id: SessionId, message: &Message) {
-        self.with_session(now, id, |session, cx| session.owe(cx.now, message, None));
+    /// Queues a message for a session, behind what it is owed already.
+    fn owe(&mut self, now: Now, id: SessionId, message: Message) {
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            if entry.owed.len() >= OWED {
+                entry.owed.pop_front();
+            }
+            entry.owed.push_back(message);
+            self.pump(now, id);
+        }
     }
 
     /// A receipt to its author, now or when he is back.
@@ -42,7 +66,7 @@ impl Server {
             return;
         }
         for id in sessions {
-            self.owe(now, id, &message);
+            self.owe(now, id, message.clone());
         }
     }
 
@@ -57,11 +81,16 @@ impl Server {
             Message::Presence(presence) if presence.status != Status::Offline => {
                 let changed = self.hub.set_status(&member, id, presence.status, now.wall);
                 if let Some(presence) = changed {
-                    self.broadcast(now, &member, &Message::Presence(presence));
+                    self.broadcast(now, &member, &presence);
                 }
             }
-            // Credentials are not renewed, and `read` receipts not passed on; errors of a client that
-            // are not fatal tell nothing to act on.
+            Message::Receipt { id: chat, .. } => {
+                if let Some(author) = self.hub.read(&member, chat) {
+                    let told = receipt(chat, ReceiptState::Read, &member, now.wall);
+                    self.send_receipt(now, &author, told);
+                }
+            }
+            // Credentials are not renewed; errors of a client that are not fatal tell nothing to act on.
             _ => {}
         }
     }
@@ -71,19 +100,23 @@ impl Server {
         match self.hub.submit(member, chat) {
             Verdict::Store(stored) => {
                 let action = Action::StoreChat { stored: Box::new(stored.clone()) };
-                if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_none() {
+                if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_err() {
                     self.hub.failed(&stored.chat);
                     self.refuse_chat(now, id, chat_id, ErrorCode::RateLimited, "the disk is busy");
                 }
             }
             Verdict::Known => {
                 let again = receipt(chat_id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
-                self.owe(now, id, &again);
+                self.owe(now, id, again);
             }
             Verdict::Pending => {}
             Verdict::NoRecipient => {
                 let text = "no such member, or a room that you are not in";
                 self.refuse_chat(now, id, chat_id, ErrorCode::NoRecipient, text);
+            }
+            Verdict::TooLong => {
+                let text = "too long to be relayed";
+                self.refuse_chat(now, id, chat_id, ErrorCode::Internal, text);
             }
             Verdict::Full => {
                 let text = "too many messages wait";
@@ -102,7 +135,7 @@ impl Server {
     ) {
         let (message, fatal) = (message.to_string(), false);
         let error = ErrorMessage { code, message, fatal, id: Some(chat), now: None };
-        self.owe(now, id, &Message::Error(error));
+        self.owe(now, id, Message::Error(error));
     }
 
     /// A chat is durable, or could not be made so.
@@ -116,7 +149,9 @@ impl Server {
             }
             return;
         }
-        self.hub.stored(stored);
+        for gone in self.hub.stored(stored) {
+            self.note_delivered(now, &gone.from, gone.id, &gone.by);
+        }
         let told = receipt(id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
         self.send_receipt(now, &author, told);
         self.events.push_back(Event::Chat(stored.chat.clone()));
@@ -140,10 +175,16 @@ impl Server {
     }
 
     fn delivered(&mut self, now: Now, author: &str, id: ChatId, by: &str) {
-        let action = Action::ChatDelivered { from: author.to_string(), id, by: by.to_string() };
-        self.ops.start(now.mono, action, Waits::Nothing);
+        self.note_delivered(now, author, id, by);
         let told = receipt(id, ReceiptState::Delivered, by, now.wall);
         self.send_receipt(now, author, told);
+    }
+
+    /// Makes durable, in its own time, that a chat is no longer kept for a member.
+    fn note_delivered(&mut self, now: Now, author: &str, id: ChatId, by: &str) {
+        let action = Action::ChatDelivered { from: author.to_string(), id, by: by.to_string() };
+        // If this is lost, the member is sent the chat again, and shows it once.
+        let _started = self.ops.start(now.mono, action, Waits::Nothing);
     }
 
     /// Sends a session what waits for its member, while its channel has room.
@@ -154,13 +195,12 @@ impl Server {
         }
         let mut touched = false;
         while entry.session.has_room() {
-            if let Some(message) = self.hub.next_receipt(&entry.member) {
+            if let Some(message) = entry.owed.pop_front() {
                 entry.session.owe(now, &message, None);
             } else if let Some((number, chat)) = self.hub.next_mail(&entry.member, id) {
                 let message = Message::Chat(chat.clone());
-                if entry.session.send(&message, Some(number)).is_err() {
-                    break;
-                }
+                // What can't be sent must not stand in the way of the rest.
+                let _too_long = entry.session.send(&message, Some(number));
                 self.hub.mail_sent(&entry.member, id, number);
             } else {
                 break;
@@ -168,8 +208,12 @@ impl Server {
             touched = true;
         }
         if touched {
-            let deadline = entry.session.deadline().map(|(_, at)| at);
-            self.schedule.touch(id, deadline);
+            self.schedule.touch(id, entry.deadline());
         }
     }
+}
+
+/// About how long a roster is as JSON, bytes.
+fn roster_size(members: &[Presence]) -> usize {
+    members.iter().map(|presence| presence.member.len() + 64).sum()
 }

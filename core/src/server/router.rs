@@ -30,9 +30,10 @@ impl Server {
         if !self.trials.allow(now.mono, address) {
             return Err(DropReason::Budget);
         }
-        let fits = self.sessions.iter().find_map(|(id, entry)| {
-            entry.session.recognise(&header).map(|found| (*id, found))
-        });
+        let fits = self
+            .sessions
+            .iter()
+            .find_map(|(id, entry)| entry.session.recognise(&header).map(|found| (*id, found)));
         if let Some((id, found)) = fits {
             return self.deliver(now, path, id, &header, found, datagram);
         }
@@ -65,18 +66,20 @@ impl Server {
         if let Some(hash) = hash {
             entry.session.note_signal(hash);
         }
-        self.drain(now, id);
+        // What did not open has changed nothing.
+        if taken.is_ok() || self.sessions.get(&id).is_some_and(|entry| entry.session.is_over()) {
+            self.drain(now, id);
+        }
         taken
     }
 
     /// A copy of a signal already acknowledged draws the same ack (PROTOCOL 7).
     fn repeat_ack(&mut self, path: Path, datagram: &[u8]) -> bool {
-        let echoing = self.sessions.iter_mut().filter(|(_, entry)| entry.session.echoes());
-        let hash = datagram_hash(datagram);
-        for (id, entry) in echoing {
-            if entry.session.is_copy_of_signal(path, &hash) {
-                let deadline = entry.session.deadline().map(|(_, at)| at);
-                self.schedule.touch(*id, deadline);
+        let mut hash = None;
+        for (id, entry) in self.sessions.iter_mut().filter(|(_, entry)| entry.session.echoes()) {
+            let hash = hash.get_or_insert_with(|| datagram_hash(datagram));
+            if entry.session.is_copy_of_signal(path, hash) {
+                self.schedule.touch(*id, entry.deadline());
                 return true;
             }
         }

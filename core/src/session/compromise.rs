@@ -16,11 +16,12 @@ use crate::wire::json::Object;
 use crate::wire::message::VERSION;
 use crate::wire::secfile::SIGNAL;
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use sha2::{Digest, Sha256};
 
-/// Longest `reason` that we send; longer ones are cut.
-const REASON_MAX: usize = 200;
+/// Most characters of a `reason` that we send.
+const REASON_MAX: usize = 100;
 
 /// Our signal is out.
 #[derive(Debug)]
@@ -96,8 +97,9 @@ impl Session {
         let mut epochs = transport.epochs;
         epochs.forget_next();
         let epoch = epochs.current();
-        let cut = (0..=REASON_MAX).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-        let reason = reason.get(..cut).unwrap_or(reason);
+        // Nothing that grows when it is escaped: the signal must fit one datagram.
+        let plain = reason.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\'));
+        let reason: String = plain.take(REASON_MAX).collect();
         let object = Object::new()
             .with("type", "compromised")
             .with("version", VERSION)
@@ -105,9 +107,9 @@ impl Session {
             .with("timestamp", now.wall.secs())
             .with("connection_id", self.connection_id.as_str())
             .with("reason", reason);
-        let Some(datagram) =
-            signed(&mut epochs, epoch, now, PacketType::Compromised, object)
+        let Some(datagram) = signed(&mut epochs, epoch, now, PacketType::Compromised, object)
         else {
+            self.signal_done(false);
             return false;
         };
         let peer_mac = epochs.send().peer_mac.duplicate();
@@ -294,6 +296,10 @@ fn check_ack(object: &Object, mac: &Secret<32>, connection_id: &str) -> Result<(
     check(fields(), object, mac)
 }
 
-fn check(fields: Result<(), Malformed>, object: &Object, mac: &Secret<32>) -> Result<(), Violation> {
+fn check(
+    fields: Result<(), Malformed>,
+    object: &Object,
+    mac: &Secret<32>,
+) -> Result<(), Violation> {
     if fields.is_ok() && sign::verify(mac, object) { Ok(()) } else { Err(Violation::BadSignal) }
 }

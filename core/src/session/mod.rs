@@ -12,10 +12,10 @@ use crate::id::Epoch;
 use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
-use crate::transport::{Timer, Transport};
 use crate::transport::channel::Token;
 use crate::transport::epochs::{Epochs, Slot};
 use crate::transport::path::Path;
+use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::json::Object;
 use crate::wire::message::{ErrorCode, ErrorMessage, Message, Presence, Side, Status};
@@ -26,9 +26,9 @@ use alloc::vec;
 use phase::{Parting, Phase};
 use rotation::Rotation;
 use transfer::Transfers;
+use zeroize::Zeroizing;
 
 pub(crate) use compromise::datagram_hash;
-
 
 /// What a session tells the role above it. Drained within the input that caused it.
 #[derive(Debug)]
@@ -159,6 +159,10 @@ impl Session {
         let Some(transport) = self.phase.transport_mut() else {
             return self.handle_while_ending(cx, path, header, found, datagram);
         };
+        if transport.is_dead(cx.now.mono) {
+            self.die();
+            return Err(DropReason::Ending);
+        }
         let opened = transport.open(cx.now.mono, header, found, datagram)?;
         if opened.completes {
             self.advance(path, opened.epoch);
@@ -168,6 +172,7 @@ impl Session {
         if let Err(violation) = taken {
             self.violate(cx.now, violation);
         }
+        self.left();
         Ok(())
     }
 
@@ -203,9 +208,10 @@ impl Session {
             let object = Object::parse(json).map_err(Violation::Frames)?;
             self.take_signal(cx, path, kind, epoch, &object)?;
         }
-        while let Some((kind, bytes)) =
-            self.phase.transport_mut().and_then(Transport::pop_message)
+        while let Some((kind, bytes)) = self.phase.transport_mut().and_then(Transport::pop_message)
         {
+            // It may hold a renewed secret.
+            let bytes = Zeroizing::new(bytes);
             if let Some(message) = Message::read(&bytes, kind, self.peer())? {
                 self.take_message(cx, message)?;
             }
@@ -226,22 +232,31 @@ impl Session {
             // Nobody asked for it.
             "compromised_ack" => Err(Violation::BadSignal),
             _ => match Message::from_object(object, kind, self.peer())? {
-                Some(message) => self.take_message(cx, message),
+                // A fatal error is a SIGNAL, and the only message that is one (PROTOCOL 5.3).
+                Some(Message::Error(error)) if error.fatal => {
+                    self.take_fatal(error);
+                    Ok(())
+                }
+                Some(_) => Err(Violation::FrameInType),
                 None => Ok(()),
             },
         }
     }
 
     fn take_message(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Violation> {
+        if self.side == Side::Server && !self.rotation.has_switched() {
+            // Message 0 of a client's channel is its switch (PROTOCOL 5.1).
+            return match message {
+                Message::Switch { epoch } => self.take_switch(epoch),
+                _ => Err(Violation::RotationStep),
+            };
+        }
         match message {
             Message::Trigger { epoch, .. } => self.take_trigger(cx, epoch),
             Message::Offer { epoch, public_key, .. } => self.take_offer(cx, epoch, &public_key),
             Message::Answer { epoch, public_key, .. } => self.take_answer(epoch, &public_key),
             Message::Switch { epoch } => self.take_switch(epoch),
-            Message::Error(error) if error.fatal => {
-                self.take_fatal(error);
-                Ok(())
-            }
+            Message::Error(error) if error.fatal => Err(Violation::FrameInType),
             Message::Presence(Presence { status: Status::Offline, .. })
                 if self.side == Side::Server =>
             {
@@ -265,8 +280,7 @@ impl Session {
     /// The peer ended the session: keys go at once, and nothing is answered.
     fn take_fatal(&mut self, error: ErrorMessage) {
         let ErrorMessage { code, message, now, .. } = error;
-        self.phase = Phase::Over;
-        self.events.push_back(SessionEvent::Closed(CloseReason::Refused { code, message, now }));
+        self.close(CloseReason::Refused { code, message, now });
     }
 
     /// The client's goodbye: its ack is our last packet (PROTOCOL 5.5).
@@ -281,7 +295,11 @@ impl Session {
     }
 
     /// Queues a message.
-    pub(crate) fn send(&mut self, message: &Message, token: Option<Token>) -> Result<(), SendError> {
+    pub(crate) fn send(
+        &mut self,
+        message: &Message,
+        token: Option<Token>,
+    ) -> Result<(), SendError> {
         let bytes = message.encode();
         if bytes.len() > MESSAGE_MAX {
             return Err(SendError::Size);
@@ -307,7 +325,12 @@ impl Session {
     }
 
     fn violate(&mut self, now: Now, violation: Violation) {
-        self.fatal(now, ErrorCode::Protocol, &violation.to_string(), CloseReason::Violated(violation));
+        self.fatal(
+            now,
+            ErrorCode::Protocol,
+            &violation.to_string(),
+            CloseReason::Violated(violation),
+        );
     }
 
     /// Ends the session with a fatal error (PROTOCOL 5.3).
@@ -333,11 +356,11 @@ impl Session {
 
     /// Says goodbye (PROTOCOL 5.5): what was sent before it is repaired until the ack, at most 3 PTO.
     pub(crate) fn leave(&mut self, now: Now) {
-        let goodbye = Presence {
-            member: Default::default(),
-            status: Status::Offline,
-            since: now.wall,
-        };
+        if matches!(self.phase, Phase::Leaving(..)) {
+            return;
+        }
+        let goodbye =
+            Presence { member: Default::default(), status: Status::Offline, since: now.wall };
         let sent = self.send(&Message::Presence(goodbye), None);
         match (core::mem::replace(&mut self.phase, Phase::Over), sent) {
             (Phase::Open(transport) | Phase::HalfOpen(transport), Ok(())) => {
@@ -361,22 +384,35 @@ impl Session {
     pub(crate) fn handle_timeout(&mut self, now: Now) {
         if let Some(transport) = self.phase.transport_mut() {
             if transport.is_dead(now.mono) {
-                self.phase = Phase::Over;
-                self.events.push_back(SessionEvent::Closed(CloseReason::Idle));
+                self.die();
                 return;
             }
             transport.on_timeout(now.mono);
         }
-        match &self.phase {
-            Phase::Leaving(transport, until)
-                if *until <= now.mono || transport.sending.is_idle() =>
-            {
-                self.phase = Phase::Over;
-                self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
-            }
+        match &mut self.phase {
+            Phase::Leaving(_, until) if *until <= now.mono => self.close(CloseReason::Goodbye),
             Phase::Signalling(signal) if signal.until <= now.mono => self.signal_done(false),
+            Phase::Signalling(signal) => signal.epochs.on_timeout(now.mono),
             Phase::Echo(echo) if echo.until <= now.mono => self.phase = Phase::Over,
             _ => {}
+        }
+    }
+
+    /// Wipes all keys, and says why.
+    fn close(&mut self, reason: CloseReason) {
+        self.phase = Phase::Over;
+        self.events.push_back(SessionEvent::Closed(reason));
+    }
+
+    /// No packet for so long that the session is dead (PROTOCOL 6).
+    fn die(&mut self) {
+        self.close(CloseReason::Idle);
+    }
+
+    /// The goodbye, and all before it, is acknowledged.
+    fn left(&mut self) {
+        if matches!(&self.phase, Phase::Leaving(transport, _) if transport.sending.is_idle()) {
+            self.close(CloseReason::Goodbye);
         }
     }
 
@@ -388,6 +424,8 @@ impl Session {
     pub(crate) fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
         let home = self.path;
         match &mut self.phase {
+            // A server seals in an epoch once it has opened a packet of it.
+            Phase::HalfOpen(_) if self.side == Side::Server => None,
             Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) => {
                 transport.poll_transmit(now, home, out)
             }

@@ -2,8 +2,8 @@
 
 use super::compromise::{Echo, Replacing, Signalling};
 use crate::time::{Duration, Instant};
-use crate::transport::{Timer, Transport};
 use crate::transport::epochs::Epochs;
+use crate::transport::{Timer, Transport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 

@@ -21,6 +21,11 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
+    /// Server: whether the client's first `switch` has come.
+    pub(super) const fn has_switched(&self) -> bool {
+        self.switched > 0
+    }
+
     /// A packet of `epoch` opened.
     pub(super) fn complete(&mut self, epoch: Epoch) {
         self.triggered = self.triggered.filter(|asked| *asked > epoch);

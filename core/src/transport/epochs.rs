@@ -131,6 +131,9 @@ impl Epochs {
     pub(crate) fn forget_next(&mut self) {
         self.next = None;
         self.current.next_key_seed = None;
+        if self.is_confirmed() {
+            self.previous = None;
+        }
     }
 
     /// The seed for the next epoch; given once.
@@ -207,7 +210,9 @@ impl Epochs {
             };
             return Ok(Opened { epoch, seq, plaintext, completes: false });
         }
-        if let (Slot::Next, Some(next)) = (slot, self.next.take()) {
+        if slot == Slot::Next
+            && let Some(next) = self.next.take()
+        {
             self.switch(next);
         }
         let completes = self.current.lowest.is_none();
@@ -295,6 +300,17 @@ mod tests {
         assert_eq!(at.since(Instant::ZERO), PREVIOUS_EPOCH_MIN);
         client.on_timeout(at);
         assert_eq!(client.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_in_flight_leaves_the_next_epoch_alone() {
+        let mut client = Epochs::new(state(1, Direction::C2s));
+        let mut server = Epochs::new(state(1, Direction::S2c));
+        open(&mut server, &seal(&mut client, Epoch(1))).unwrap();
+        server.prepare(state(2, Direction::S2c));
+        open(&mut server, &seal(&mut client, Epoch(1))).unwrap();
+        client.switch(state(2, Direction::C2s));
+        assert_eq!(open(&mut server, &seal(&mut client, Epoch(2))), Ok((Epoch(2), true)));
     }
 
     #[test]

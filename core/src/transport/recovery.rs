@@ -4,6 +4,8 @@
 use super::ack::MAX_ACK_DELAY;
 use super::congestion::{Controller, NewReno};
 use crate::error::Violation;
+use crate::limits::ACK_RANGES;
+use crate::ranges::RangeSet;
 use crate::time::{Duration, Instant};
 use crate::wire::frame::Ack;
 use alloc::boxed::Box;
@@ -91,6 +93,10 @@ pub(crate) struct Recovery {
     in_flight: VecDeque<Sent>,
     bytes_in_flight: u64,
     largest_acked: u64,
+    /// Numbers acknowledged lately: what lies between two of them was not lost throughout.
+    acked: RangeSet,
+    /// When there first was an RTT sample; nothing before counts as persistent congestion.
+    first_sample: Option<Instant>,
     /// When the earliest packet is lost by time.
     loss_time: Option<Instant>,
     last_eliciting: Instant,
@@ -107,6 +113,8 @@ impl Default for Recovery {
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
             largest_acked: 0,
+            acked: RangeSet::new(),
+            first_sample: None,
             loss_time: None,
             last_eliciting: Instant::ZERO,
             pto_count: 0,
@@ -167,16 +175,19 @@ impl Recovery {
             if newest.seq == ack.largest {
                 let delay = Duration::from_micros(ack.delay_us);
                 self.rtt.sample(now.since(newest.at), delay);
+                self.first_sample.get_or_insert(now);
             }
             self.pto_count = 0;
             self.probes = 0;
         }
         for sent in &settled.acked {
+            self.acked.insert(sent.seq..sent.seq + 1);
             self.bytes_in_flight -= sent.size;
             if limited {
                 self.controller.acked(sent.size, sent.at);
             }
         }
+        self.acked.keep_last(ACK_RANGES);
         self.detect_lost(now, &mut settled);
         Ok(settled)
     }
@@ -201,14 +212,20 @@ impl Recovery {
             self.controller.lost(now, sent.at);
             settled.lost.push(sent);
         }
-        if let (Some(first), Some(last)) = (settled.lost.first(), settled.lost.last()) {
-            let acked_between =
-                settled.acked.iter().any(|ok| (first.seq..=last.seq).contains(&ok.seq));
-            let period = self.rtt.pto() * PERSISTENT_THRESHOLD;
-            if !acked_between && self.rtt.min.is_some() && last.at.since(first.at) > period {
-                self.controller.collapsed();
-            }
+        if self.is_persistent(&settled.lost) {
+            self.controller.collapsed();
         }
+    }
+
+    /// RFC 9002 §7.6.2.
+    fn is_persistent(&self, lost: &[Sent]) -> bool {
+        let Some(sample) = self.first_sample else { return false };
+        let mut lost = lost.iter().filter(|sent| sent.at > sample);
+        let Some(first) = lost.next() else { return false };
+        let last = lost.last().unwrap_or(first);
+        let acked_between =
+            self.acked.iter().any(|range| range.start < last.seq && range.end > first.seq);
+        !acked_between && last.at.since(first.at) > self.rtt.pto() * PERSISTENT_THRESHOLD
     }
 
     /// The next deadline: loss by time, else a probe.

@@ -15,6 +15,9 @@ use zeroize::Zeroize;
 /// Largest magnitude of a number.
 pub const NUMBER_MAX: i64 = (1 << 53) - 1;
 
+/// Room for the text of any object that holds a secret, bytes.
+const ENCODE_ROOM: usize = 4096;
+
 /// A JSON value. Objects keep their keys sorted by code point, which is what UTF-8 order is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
@@ -59,7 +62,8 @@ impl Object {
     /// The object as JSON text without white space, keys sorted.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        // Room at once: growing would leave copies of secrets behind.
+        let mut out = Vec::with_capacity(ENCODE_ROOM);
         super::canonical::write_object(&mut out, self, None);
         out
     }
@@ -185,6 +189,13 @@ impl Zeroize for Object {
     fn zeroize(&mut self) {
         self.0.values_mut().for_each(Zeroize::zeroize);
         self.0.clear();
+    }
+}
+
+/// Also on the way out of a parser that met an error.
+impl Drop for Object {
+    fn drop(&mut self) {
+        self.zeroize();
     }
 }
 
@@ -315,13 +326,13 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let mut object = BTreeMap::new();
+        let mut object = Object::new();
         while let Some((key, value)) = map.next_entry::<String, Json>()? {
-            if object.insert(key, value).is_some() {
+            if object.0.insert(key, value).is_some() {
                 return Err(A::Error::custom("duplicate key"));
             }
         }
-        Ok(Json::Object(Object(object)))
+        Ok(Json::Object(object))
     }
 }
 
@@ -357,9 +368,20 @@ mod tests {
     #[test]
     fn strictness() {
         for bad in [
-            "", "[]", "1", "{", "{}x", r#"{"a":1,"a":1}"#, r#"{"b":{"a":1,"a":2}}"#,
-            r#"{"a":9007199254740992}"#, r#"{"a":-9007199254740992}"#, r#"{"a":1e300}"#,
-            r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, "{\"a\":\"\u{1}\"}", r#"{"a":01}"#,
+            "",
+            "[]",
+            "1",
+            "{",
+            "{}x",
+            r#"{"a":1,"a":1}"#,
+            r#"{"b":{"a":1,"a":2}}"#,
+            r#"{"a":9007199254740992}"#,
+            r#"{"a":-9007199254740992}"#,
+            r#"{"a":1e300}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":"\ud800"}"#,
+            "{\"a\":\"\u{1}\"}",
+            r#"{"a":01}"#,
         ] {
             assert_eq!(Object::parse(bad.as_bytes()), Err(Malformed::Json), "{bad}");
         }

@@ -2,6 +2,7 @@
 
 use super::header::PacketType;
 use super::json::{Json, Object, base64};
+pub use crate::error::ErrorCode;
 use crate::error::{Malformed, Violation};
 use crate::id::{ChatId, Epoch};
 use crate::time::UnixMs;
@@ -92,29 +93,6 @@ words! {
     Operator = "operator",
     /// Another member raised COMPROMISED.
     Emergency = "emergency",
-}
-
-words! {
-    /// Codes of errors (PROTOCOL 5.3).
-    ErrorCode, "code":
-    /// The clocks differ by more than 300 s.
-    ClockSkew = "clock_skew",
-    /// The secret is retired or too old.
-    Expired = "expired",
-    /// No free place.
-    ServerFull = "server_full",
-    /// Too many messages.
-    RateLimited = "rate_limited",
-    /// An unknown member, or a room that the sender is not in.
-    NoRecipient = "no_recipient",
-    /// A newer session of the same file.
-    Superseded = "superseded",
-    /// The peer broke a rule.
-    Protocol = "protocol",
-    /// The server stops.
-    Shutdown = "shutdown",
-    /// Anything else on the sender's side.
-    Internal = "internal",
 }
 
 words! {
@@ -393,9 +371,10 @@ impl Message {
     #[must_use]
     pub const fn packet_type(&self) -> PacketType {
         match self {
-            Self::Trigger { .. } | Self::Offer { .. } | Self::Answer { .. } | Self::Switch { .. } => {
-                PacketType::KeyRotation
-            }
+            Self::Trigger { .. }
+            | Self::Offer { .. }
+            | Self::Answer { .. }
+            | Self::Switch { .. } => PacketType::KeyRotation,
             Self::PortRotation(_) | Self::CredentialStored { .. } => PacketType::PortRotation,
             Self::Error(_) => PacketType::Error,
             Self::Chat(_) | Self::Receipt { .. } => PacketType::Chat,
@@ -438,7 +417,10 @@ impl Message {
     const fn may_come_from(&self, side: Side) -> bool {
         match (self, side) {
             (
-                Self::Trigger { .. } | Self::Answer { .. } | Self::PortRotation(_) | Self::Roster { .. },
+                Self::Trigger { .. }
+                | Self::Answer { .. }
+                | Self::PortRotation(_)
+                | Self::Roster { .. },
                 Side::Client,
             )
             | (
@@ -460,7 +442,7 @@ impl Message {
                 Self::CredentialStored { timestamp: object.uint("timestamp")? }
             }
             "error" => Self::Error(ErrorMessage {
-                code: ErrorCode::read(object)?,
+                code: ErrorCode::from_name(object.text("code")?).ok_or(Malformed::Field("code"))?,
                 message: object.text("message")?.to_string(),
                 fatal: object.bool("fatal")?,
                 id: object.optional("id", chat_id)?,
@@ -506,8 +488,7 @@ impl Message {
             "answer" => Self::Answer {
                 epoch,
                 public_key: object.bytes("public_key")?,
-                session: object
-                    .optional("session", |o, key| SessionInfo::parse(o.object(key)?))?,
+                session: object.optional("session", |o, key| SessionInfo::parse(o.object(key)?))?,
             },
             "switch" => Self::Switch { epoch },
             _ => return Err(Malformed::Field("step")),
@@ -574,8 +555,14 @@ impl Message {
                 .with("at", at.0),
             Self::Presence(presence) => presence.write(typed("presence")),
             Self::Roster { members, rooms } => typed("roster")
-                .with("members", members.iter().map(|m| m.write(Object::new()).into()).collect::<Vec<Json>>())
-                .with("rooms", rooms.iter().map(|room| room.as_str().into()).collect::<Vec<Json>>()),
+                .with(
+                    "members",
+                    members.iter().map(|m| m.write(Object::new()).into()).collect::<Vec<Json>>(),
+                )
+                .with(
+                    "rooms",
+                    rooms.iter().map(|room| room.as_str().into()).collect::<Vec<Json>>(),
+                ),
             Self::File { transfer, what } => what.to_object().with("transfer", *transfer),
         }
     }
@@ -661,9 +648,7 @@ impl FileMessage {
                 to: recipient(object)?,
                 from: by_server(side, || name(object, "from"))?,
             },
-            "file_accept" => {
-                Self::Accept { have: held(object)?, limit: object.uint("limit")? }
-            }
+            "file_accept" => Self::Accept { have: held(object)?, limit: object.uint("limit")? },
             "file_more" => Self::More { limit: object.uint("limit")? },
             "file_end" => Self::End { sha256: hex32(object.text("sha256")?)? },
             "file_done" => Self::Done {
@@ -690,7 +675,9 @@ impl FileMessage {
                 .with("to", to.to_string())
                 .with_some("from", (!from.is_empty()).then_some(from.as_str())),
             Self::Accept { have, limit } => {
-                let pair = |range: &Range<u64>| Json::List([range.start, range.end].map(Json::from).into());
+                let pair = |range: &Range<u64>| {
+                    Json::List([range.start, range.end].map(Json::from).into())
+                };
                 typed("file_accept")
                     .with("have", have.iter().map(pair).collect::<Vec<Json>>())
                     .with("limit", *limit)
@@ -745,7 +732,9 @@ pub fn hex(bytes: &[u8]) -> String {
 fn hex32(text: &str) -> Result<[u8; 32], Malformed> {
     let bad = Malformed::Field("sha256");
     let (Some(low), Some(high)) = (text.get(..32), text.get(32..)) else { return Err(bad) };
-    let (Some(low), Some(high)) = (ChatId::parse(low), ChatId::parse(high)) else { return Err(bad) };
+    let (Some(low), Some(high)) = (ChatId::parse(low), ChatId::parse(high)) else {
+        return Err(bad);
+    };
     let mut out = [0; 32];
     out[..16].copy_from_slice(&low.0);
     out[16..].copy_from_slice(&high.0);

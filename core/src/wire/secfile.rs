@@ -8,7 +8,6 @@ use crate::secret::Secret;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 const VERSION: &str = "2.0";
@@ -312,17 +311,5 @@ impl Envelope {
             .with("timestamp", self.timestamp)
             .with_some("checksum", self.checksum.as_deref())
             .encode()
-    }
-
-    /// What `checksum` is for these bytes (PROTOCOL 8).
-    #[must_use]
-    pub fn expected_checksum(&self) -> String {
-        let hash = Sha256::new()
-            .chain_update(self.salt)
-            .chain_update(self.iv)
-            .chain_update(&self.ciphertext)
-            .chain_update(self.tag)
-            .finalize();
-        super::message::hex(&hash[..4])
     }
 }

@@ -168,7 +168,8 @@ quickcheck! {
 #[test]
 fn sides() {
     let read = |text: &str, kind, side| Message::read(text.as_bytes(), kind, side);
-    let trigger = r#"{"type":"key_rotation","version":"2.0","step":"trigger","epoch":2,"reason":"data"}"#;
+    let trigger =
+        r#"{"type":"key_rotation","version":"2.0","step":"trigger","epoch":2,"reason":"data"}"#;
     let wrong = Err(Violation::MessageSide);
     assert_eq!(read(trigger, PacketType::KeyRotation, Side::Client), wrong);
     let stored = r#"{"type":"receipt","id":"00000000000000000000000000000000","state":"stored"}"#;
