@@ -31,12 +31,12 @@ mod tx;
 pub use host::{Flow, Host, Remote};
 
 use clawchat_core::server::Server;
+use core::net::IpAddr;
 use host::Input;
 use mio::{Poll, Token, Waker};
 use ports::Ports;
 use rx::Receiver;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use tx::Sender;
 

@@ -2,13 +2,13 @@
 
 use clawchat_core::id::PortId;
 use clawchat_core::ops::Outcome;
+use core::net::{IpAddr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 
 /// One socket of a binding.
 #[derive(Debug)]

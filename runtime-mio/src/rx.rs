@@ -2,10 +2,10 @@
 
 use crate::ports::Bound;
 use clawchat_core::transport::path::Path;
+use core::net::SocketAddr;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
 
 /// Room for one receive: a datagram, or as many as the kernel joins.
 const SLOT: usize = 65_536;

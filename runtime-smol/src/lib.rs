@@ -27,9 +27,9 @@ use clawchat_core::error::SendError;
 use clawchat_core::id::{ChatId, Epoch};
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
+use core::net::SocketAddr;
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// How a session is doing.

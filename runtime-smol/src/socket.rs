@@ -2,12 +2,13 @@
 
 use clawchat_core::id::PortId;
 use clawchat_core::transport::path::{Path, Transmit};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use smol::Async;
 use smol::future::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 
 /// Room for one receive: a datagram, or as many as the kernel joins.
 const SLOT: usize = 65_536;

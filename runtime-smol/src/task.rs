@@ -9,11 +9,11 @@ use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::ops::Outcome;
 use clawchat_core::time::Now;
 use clawchat_core::transport::path::Transmit;
+use core::net::IpAddr;
 use core::time::Duration;
 use smol::Timer;
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::future::FutureExt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Receives of one turn.
@@ -30,6 +30,9 @@ enum Woken {
     NoHandle,
 }
 
+/// Both ends of a channel.
+type Channel<T> = (Sender<T>, Receiver<T>);
+
 pub(crate) struct Task {
     client: Client,
     addresses: Vec<IpAddr>,
@@ -37,7 +40,7 @@ pub(crate) struct Task {
     host: Arc<dyn Host>,
     commands: Option<Receiver<Command>>,
     events: Sender<Event>,
-    completions: (Sender<(OpId, Outcome)>, Receiver<(OpId, Outcome)>),
+    completions: Channel<(OpId, Outcome)>,
     arena: Vec<u8>,
     waiting: Option<Transmit>,
 }

@@ -50,6 +50,8 @@ struct Sent {
     to: Vec<String>,
     text: String,
     refused: bool,
+    /// The disk refused it once: when its author could not be told, it comes again, and late.
+    late: bool,
 }
 
 /// Chat: shown once, in order, unaltered, and not lost.
@@ -66,7 +68,7 @@ impl Chats {
     /// A client took a chat from its application, for these members.
     pub fn sent(&mut self, writer: Process, from: &str, id: ChatId, to: Vec<String>, text: &str) {
         let order = self.sent.len() as u64;
-        let sent = Sent { writer, order, to, text: text.to_string(), refused: false };
+        let sent = Sent { writer, order, to, text: text.to_string(), refused: false, late: false };
         self.sent.insert((from.to_string(), id), sent);
     }
 
@@ -83,12 +85,15 @@ impl Chats {
     /// A complaint; so for all the functions of the oracles.
     pub fn shown(&mut self, reader: Process, member: &str, chat: &Chat) -> Verdict {
         let sent = self.check(chat)?;
-        let (writer, order) = (sent.writer, sent.order);
+        let (writer, order, late) = (sent.writer, sent.order, sent.late);
         let meant = sent.to.iter().any(|name| name == member);
         ensure(meant, || format!("chat {} was shown to {member}", chat.id))?;
         let once = self.shown.insert((reader, chat.from.clone(), chat.id));
         ensure(once, || format!("chat {} was shown twice to {member}", chat.id))?;
         self.reached.insert((member.to_string(), chat.from.clone(), chat.id));
+        if late {
+            return Ok(());
+        }
         let newest = self.newest.insert((reader, writer), order);
         ensure(newest.is_none_or(|newest| newest < order), || {
             format!("chat {} of {} was shown to {member} after a later one", chat.id, chat.from)
@@ -109,6 +114,13 @@ impl Chats {
     pub fn refused(&mut self, from: &str, id: ChatId) {
         if let Some(sent) = self.sent.get_mut(&(from.to_string(), id)) {
             sent.refused = true;
+        }
+    }
+
+    /// The disk could not store a chat.
+    pub fn not_stored(&mut self, from: &str, id: ChatId) {
+        if let Some(sent) = self.sent.get_mut(&(from.to_string(), id)) {
+            sent.late = true;
         }
     }
 
@@ -396,6 +408,10 @@ mod tests {
         let mut chats = sent(&[1, 2]);
         assert_eq!(chats.shown(Process(1), "bob", &chat(2, "hi")), Ok(()));
         complains(chats.shown(Process(1), "bob", &chat(1, "hi")), "after a later one");
+        let mut chats = sent(&[1, 2]);
+        chats.not_stored("ann", ID);
+        assert_eq!(chats.shown(Process(1), "bob", &chat(2, "hi")), Ok(()));
+        assert_eq!(chats.shown(Process(1), "bob", &chat(1, "hi")), Ok(()));
     }
 
     #[test]

@@ -3,28 +3,26 @@
 use core::fmt::Write as _;
 use std::collections::VecDeque;
 
-/// Lines kept for the report of a failure.
-const KEPT: usize = 120;
-
 /// Hashes everything that happens; two runs of one seed must agree bit for bit.
 #[derive(Clone, Debug)]
 pub struct Transcript {
     hash: u64,
     lines: VecDeque<String>,
-}
-
-impl Default for Transcript {
-    fn default() -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() }
-    }
+    kept: usize,
 }
 
 impl Transcript {
+    /// An empty one, which keeps so many lines for the report of a failure.
+    #[must_use]
+    pub const fn new(kept: usize) -> Self {
+        Self { hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new(), kept }
+    }
+
     /// Something happened at `at` microseconds.
     pub fn line(&mut self, at: u64, text: String) {
         self.bytes(&at.to_be_bytes());
         self.bytes(text.as_bytes());
-        if self.lines.len() >= KEPT {
+        if self.lines.len() >= self.kept {
             self.lines.pop_front();
         }
         self.lines.push_back(format!("{:>11.6}  {text}", at as f64 / 1e6));
@@ -73,7 +71,7 @@ mod tests {
     #[test]
     fn every_byte_and_every_line_counts() {
         let hash = |lines: &[(u64, &str)]| {
-            let mut transcript = Transcript::default();
+            let mut transcript = Transcript::new(10);
             lines.iter().for_each(|(at, text)| transcript.line(*at, (*text).to_string()));
             transcript.hash()
         };

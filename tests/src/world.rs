@@ -76,6 +76,8 @@ pub struct Setup {
     pub skew: u64,
     /// How to run this again.
     pub rerun: String,
+    /// Lines of the transcript that the report of a failure shows.
+    pub lines: usize,
 }
 
 impl Setup {
@@ -90,6 +92,7 @@ impl Setup {
             lazy: 0,
             skew: 0,
             rerun: "cargo test -p clawchat-tests".to_string(),
+            lines: 100,
         }
     }
 }
@@ -248,6 +251,7 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         let mut rng = Rng::new(setup.seed);
         let clock = Clock { origin: rng.below(1 << 40), ahead: 0, drift: 0 };
+        let transcript = Transcript::new(setup.lines);
         let mut world = Self {
             setup,
             now: 0,
@@ -260,7 +264,7 @@ impl World {
             clients: Vec::new(),
             addresses: BTreeMap::new(),
             oracles: Oracles::default(),
-            transcript: Transcript::default(),
+            transcript,
             tap: None,
             wipe_fails: 0,
             taken: BTreeSet::new(),
@@ -514,6 +518,7 @@ impl World {
                     return;
                 }
                 let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
+                untimely(&mut host.machine, now, rng);
                 let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
                 self.server_outputs(outputs);
                 more
@@ -524,6 +529,7 @@ impl World {
                     return;
                 }
                 let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
+                untimely(&mut host.machine, now, rng);
                 let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
                 self.client_outputs(process, outputs);
                 more
@@ -651,10 +657,33 @@ impl World {
         self.with_client(process, |client, now| client.handle_datagram(now, path, &mut datagram));
     }
 
+    /// Whatever is due or waits at a machine is done.
+    fn catch_up(&mut self, who: Who) {
+        let world = self.now;
+        let due = |at: Option<Instant>, now: Now| at.is_some_and(|at| at <= now.mono);
+        match who {
+            Who::Server => {
+                let Some(host) = &mut self.server.host else { return };
+                let now = host.clock.at(world);
+                if due(host.machine.deadline(), now) {
+                    host.machine.handle_timeout(now);
+                }
+            }
+            Who::Client(process) => {
+                let Some(host) = &mut self.clients[process.0].host else { return };
+                let now = host.clock.at(world);
+                if due(host.machine.deadline(), now) {
+                    host.machine.handle_timeout(now);
+                }
+            }
+        }
+        self.drain(who);
+    }
+
     /// A client that gets a damaged or forged datagram says and does nothing.
     fn silent_client(&mut self, process: Process, remote: SocketAddr, mut datagram: Vec<u8>) {
         let who = Who::Client(process);
-        self.drain(who);
+        self.catch_up(who);
         let Some(host) = &mut self.clients[process.0].host else { return };
         let now = host.clock.at(self.now);
         let before = host.machine.deadline();
@@ -684,7 +713,7 @@ impl World {
 
     /// The server gets a hello, a copy or a forgery: nothing follows but the one reply.
     fn watched_server(&mut self, path: Path, datagram: Vec<u8>) -> Vec<Vec<u8>> {
-        self.drain(Who::Server);
+        self.catch_up(Who::Server);
         let Some(host) = &mut self.server.host else { return Vec::new() };
         let now = host.clock.at(self.now);
         let before = host.machine.deadline();
@@ -850,6 +879,8 @@ impl World {
         let plan = self.disk.plan(&mut self.rng, self.now, &action);
         if plan.outcome == Outcome::Done {
             self.push(plan.performed, Happening::Perform { run, action });
+        } else if let server::Action::StoreChat { stored } = action {
+            self.oracles.chats.not_stored(&stored.chat.from, stored.chat.id);
         }
         let outcome = plan.outcome;
         self.push(plan.completed, Happening::Complete { who, run, op, outcome });
@@ -1218,6 +1249,13 @@ impl ClientNode {
     #[must_use]
     pub const fn runs(&self) -> bool {
         self.host.is_some()
+    }
+}
+
+/// A late driver also calls when no deadline has come, which must not matter.
+fn untimely<M: Machine>(machine: &mut M, now: Now, rng: &mut Rng) {
+    if rng.chance(100) {
+        machine.timeout(now);
     }
 }
 

@@ -57,6 +57,7 @@ fn setup(seed: u64) -> Setup {
         lazy: pick(&mut rng, [0, 0, 300, 1000]),
         skew: pick(&mut rng, [0, 1_000, 10_000, 140_000]),
         rerun: format!("CLAWCHAT_SEED={seed} cargo test -p clawchat-tests --test chaos"),
+        lines: if number("CLAWCHAT_SEED").is_some() { 1_000_000 } else { 100 },
         ..Setup::new(seed)
     }
 }
@@ -259,9 +260,20 @@ impl Chaos {
             self.world.start_server();
         }
         for member in MEMBERS {
+            self.replace_refused(member);
             if self.world.living(member).is_none() && (hurry || self.rng.chance(100)) {
                 self.revive(member);
             }
+        }
+    }
+
+    /// A user whose file meets silence takes another.
+    fn replace_refused(&mut self, member: &str) {
+        let Some(process) = self.world.living(member) else { return };
+        let (node, secs) = (self.world.client(process), self.world.server_secs());
+        let refused = |file| self.world.server_machine().is_some_and(|s| !s.accepts(file, secs));
+        if !node.connected && node.file.is_some_and(refused) && self.rng.chance(100) {
+            self.world.crash_client(process);
         }
     }
 
@@ -299,7 +311,7 @@ impl Chaos {
     fn storm(&mut self) {
         self.strain_disk();
         self.world.net.set_all(Link::random(&mut self.rng));
-        let until = self.world.now() + self.rng.range(30_000_000..=150_000_000);
+        let until = self.world.now() + self.rng.range(60_000_000..=300_000_000);
         while self.world.now() < until {
             let pause = match self.rng.below(20) {
                 0 => self.rng.range(1_000_000..=15_000_000),

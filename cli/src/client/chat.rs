@@ -212,8 +212,9 @@ impl Console {
 
     async fn status(&mut self) {
         let Some(state) = self.link.handle.state().await else { return };
-        let rtt =
-            state.rtt.map_or("-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
+        let rtt = state
+            .rtt
+            .map_or_else(|| "-".into(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
         let line = match (state.epoch, state.server) {
             (Some(epoch), Some(server)) => format!(
                 "{server}, rtt {rtt}, key epoch {epoch}, {} waiting to be stored",

@@ -3,8 +3,8 @@
 use super::store::PortSetting;
 use crate::text::parse_duration;
 use clap::{Args, Parser, Subcommand};
+use core::net::IpAddr;
 use core::time::Duration;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The secure chat server for your own machine: no cloud, no open door.

@@ -19,8 +19,9 @@ use clawchat_core::wire::json::{Json, Object, unbase64};
 use clawchat_core::wire::message::is_name;
 use clawchat_core::wire::secfile::SERVER_NAME_MAX;
 use clawchat_mio::{clock, entropy};
+use core::net::Ipv4Addr;
 use core::time::Duration;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 /// How long a hand-carried file is valid by default.
@@ -88,7 +89,7 @@ pub(super) fn ensure_identity(
 fn guess_public(quiet: bool) -> String {
     let address = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .and_then(|socket| socket.connect(("192.0.2.1", 9)).and_then(|()| socket.local_addr()))
-        .map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+        .map_or_else(|_| Ipv4Addr::LOCALHOST.into(), |address| address.ip());
     if !quiet {
         complain(&format!(
             "note: clients will look for this server at {address}; if they can't, say --public HOST"
@@ -363,8 +364,9 @@ pub(super) fn status(common: &Common, json: bool) -> Outcome<()> {
     }
     for client in clients {
         let Json::Object(client) = client else { continue };
-        let rtt =
-            client.uint("rtt_us").map_or("-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1e3));
+        let rtt = client
+            .uint("rtt_us")
+            .map_or_else(|_| "-".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
         answer(&format!(
             "{:<24} {:<28} {:>6} {rtt:>10} {:>10}",
             client.text("member").unwrap_or("?"),

@@ -17,10 +17,10 @@ use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Object, base64};
 use clawchat_core::wire::message::{Recipient, SERVER_MEMBER};
 use clawchat_mio::{Driver, Flow, Host, Remote, clock, entropy};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 

@@ -86,11 +86,8 @@ impl Session {
     pub(crate) fn declare_compromised(&mut self, now: Now, reason: &str) -> bool {
         let phase = core::mem::replace(&mut self.phase, Phase::Over);
         let (Phase::Open(transport) | Phase::Leaving(transport, _)) = phase else {
-            match phase {
-                keep @ (Phase::Signalling(_) | Phase::Replacing(_) | Phase::Echo(_)) => {
-                    self.phase = keep;
-                }
-                _ => {}
+            if let keep @ (Phase::Signalling(_) | Phase::Replacing(_) | Phase::Echo(_)) = phase {
+                self.phase = keep;
             }
             return false;
         };

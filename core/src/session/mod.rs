@@ -221,7 +221,7 @@ impl Session {
 
     fn take_signal(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         path: Path,
         kind: PacketType,
         epoch: Epoch,

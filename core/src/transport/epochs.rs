@@ -10,6 +10,7 @@ use crate::limits::{PREVIOUS_EPOCH_MAX, PREVIOUS_EPOCH_MIN};
 use crate::secret::Secret;
 use crate::time::{Duration, Instant};
 use crate::wire::header::Header;
+use alloc::boxed::Box;
 use core::ops::Range;
 
 /// What an epoch needs to seal, and to sign: all but its receive keys.
@@ -59,9 +60,9 @@ impl EpochState {
 #[derive(Debug)]
 enum Previous {
     /// The peer may not know the current epoch yet: everything of the previous one still counts.
-    Whole(EpochState),
+    Whole(Box<EpochState>),
     /// The peer is in the current epoch: only late packets are opened, until then.
-    ReceiveOnly(Epoch, PacketKeys, Instant),
+    ReceiveOnly(Epoch, Box<PacketKeys>, Instant),
 }
 
 /// Whose keys fit a packet.
@@ -161,7 +162,7 @@ impl Epochs {
     /// Client: opens and seals in `next` from now on.
     pub(crate) fn switch(&mut self, next: EpochState) {
         let old = core::mem::replace(&mut self.current, next);
-        self.previous = Some(Previous::Whole(old));
+        self.previous = Some(Previous::Whole(Box::new(old)));
     }
 
     /// Opening step 2 for this session: whose keys a packet was made with, and its number.
@@ -204,7 +205,7 @@ impl Epochs {
         self.replay.opened(seq);
         if slot == Slot::Previous {
             let epoch = match self.previous.as_ref() {
-                Some(Previous::Whole(EpochState { epoch, .. })) => *epoch,
+                Some(Previous::Whole(old)) => old.epoch,
                 Some(Previous::ReceiveOnly(epoch, ..)) => *epoch,
                 None => return Err(DropReason::NoKey),
             };
@@ -220,7 +221,9 @@ impl Epochs {
         if completes {
             let stay = (pto * 3).max(PREVIOUS_EPOCH_MIN).min(PREVIOUS_EPOCH_MAX);
             self.previous = self.previous.take().map(|previous| match previous {
-                Previous::Whole(old) => Previous::ReceiveOnly(old.epoch, old.open, now + stay),
+                Previous::Whole(old) => {
+                    Previous::ReceiveOnly(old.epoch, Box::new(old.open), now + stay)
+                }
                 reduced @ Previous::ReceiveOnly(..) => reduced,
             });
         }

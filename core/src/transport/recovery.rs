@@ -222,7 +222,7 @@ impl Recovery {
         let Some(sample) = self.first_sample else { return false };
         let mut lost = lost.iter().filter(|sent| sent.at > sample);
         let Some(first) = lost.next() else { return false };
-        let last = lost.last().unwrap_or(first);
+        let last = lost.next_back().unwrap_or(first);
         let acked_between =
             self.acked.iter().any(|range| range.start < last.seq && range.end > first.seq);
         !acked_between && last.at.since(first.at) > self.rtt.pto() * PERSISTENT_THRESHOLD
