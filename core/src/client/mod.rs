@@ -1,10 +1,11 @@
 //! Floor 5: the client, as a state machine. See the [crate's contract](crate).
 
 mod chat;
+mod commands;
 mod search;
 
 use crate::crypto::aead::CipherProvider;
-use crate::error::{CloseReason, DropReason, SendError};
+use crate::error::{CloseReason, DropReason};
 use crate::id::{ChatId, Epoch, OpId, PortId};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
@@ -13,9 +14,7 @@ use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
 use crate::wire::header::{Header, PacketType};
-use crate::wire::message::{
-    Chat, ErrorCode, ErrorMessage, Presence, ReceiptState, RotationReason, SessionInfo, Status,
-};
+use crate::wire::message::{Chat, ErrorCode, ErrorMessage, Presence, ReceiptState, SessionInfo};
 use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -452,134 +451,5 @@ impl Client {
         let last_words = self.last_words.as_ref().and_then(|session| session.deadline());
         let next = [own, op, last_words].into_iter().flatten().min_by_key(|(_, at)| *at)?;
         Some(Deadline { timer: next.0, at: next.1 })
-    }
-
-    /// Command: sends a chat, now or once there is a session; it is repeated over sessions until the
-    /// server has stored it (PROTOCOL 5.4). Its id names it in receipts.
-    ///
-    /// # Errors
-    /// [`SendError::Recipient`], [`SendError::Size`], [`SendError::WindowFull`], and
-    /// [`SendError::Closed`] when there will be no session.
-    pub fn send_chat(&mut self, now: Now, to: &str, text: &str) -> Result<ChatId, SendError> {
-        if matches!(self.state, State::Wiped(_) | State::Closed) {
-            return Err(SendError::Closed);
-        }
-        let id = ChatId(self.random.public.array());
-        self.chats.submit(id, to, text, now.wall)?;
-        self.drain(now);
-        Ok(id)
-    }
-
-    /// Command: says how the user is, `Online` or `Away`.
-    ///
-    /// # Errors
-    /// [`SendError::Closed`], [`SendError::WindowFull`].
-    pub fn set_status(&mut self, now: Now, status: Status) -> Result<(), SendError> {
-        let State::InSession(session, _) = &mut self.state else { return Err(SendError::Closed) };
-        let presence = Presence { member: String::new(), status, since: now.wall };
-        session.send(&crate::wire::message::Message::Presence(presence), None)
-    }
-
-    /// Command: offers a key rotation unasked (PROTOCOL 5.1).
-    ///
-    /// # Errors
-    /// [`SendError::Closed`], [`SendError::Busy`].
-    pub fn rotate_keys(&mut self, now: Now) -> Result<(), SendError> {
-        let State::InSession(session, _) = &mut self.state else { return Err(SendError::Closed) };
-        let mut cx = Context { now, random: &mut self.random };
-        session.rotate(&mut cx, RotationReason::Operator)
-    }
-
-    /// Command: raises COMPROMISED (PROTOCOL 7), at once or as soon as there is a session. The file
-    /// is wiped whether or not the server acknowledges, and also when it can't be reached.
-    pub fn declare_compromised(&mut self, now: Now) {
-        if self.declared || matches!(self.state, State::Wiped(_)) {
-            return;
-        }
-        self.declared = true;
-        match &mut self.state {
-            State::InSession(session, _) if session.is_open() => {
-                if !session.declare_compromised(now, "user_initiated") {
-                    self.wipe(now, false, false, None);
-                }
-            }
-            State::Waiting(_) => self.search(now),
-            State::Closed => self.wipe(now, false, false, None),
-            State::InSession(..) | State::Binding | State::Searching(_) | State::Wiped(_) => {}
-        }
-    }
-
-    /// Command: wipes the security file now, whatever became of the signal.
-    pub fn give_up_signalling(&mut self, now: Now) {
-        if self.declared && !matches!(self.state, State::Wiped(_)) {
-            self.wipe(now, false, false, None);
-        }
-    }
-
-    /// Command: says goodbye (PROTOCOL 5.5). [`Event::Closed`] comes once it is acknowledged or given
-    /// up.
-    pub fn leave(&mut self, now: Now) {
-        match &mut self.state {
-            State::InSession(session, _) => {
-                session.leave(now);
-                self.drain(now);
-            }
-            State::Binding | State::Searching(_) | State::Waiting(_) => {
-                self.finish(now, CloseReason::Goodbye);
-            }
-            State::Wiped(_) | State::Closed => {}
-        }
-    }
-
-    /// Getter: whether nothing more will be sent or answered.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        if self.last_words.is_some() {
-            return false;
-        }
-        match &self.state {
-            State::Closed | State::Wiped(None) => true,
-            State::Wiped(Some(session)) => session.is_over(),
-            State::InSession(session, _) => session.is_over(),
-            State::Binding | State::Searching(_) | State::Waiting(_) => false,
-        }
-    }
-
-    /// Getter: the sealing epoch of the session, if there is one.
-    #[must_use]
-    pub fn epoch(&self) -> Option<Epoch> {
-        match &self.state {
-            State::InSession(session, _) if session.is_open() => session.epoch(),
-            _ => None,
-        }
-    }
-
-    /// Getter: the smoothed round-trip time, once measured.
-    #[must_use]
-    pub fn rtt(&self) -> Option<Duration> {
-        match &self.state {
-            State::InSession(session, _) => session.rtt(),
-            _ => None,
-        }
-    }
-
-    /// Getter: where the server is, while there is a session.
-    #[must_use]
-    pub fn path(&self) -> Option<Path> {
-        match &self.state {
-            State::InSession(session, _) => Some(session.path()),
-            _ => None,
-        }
-    }
-
-    /// Getter: chats without the receipt `stored`.
-    #[must_use]
-    pub fn unreceipted(&self) -> usize {
-        self.chats.unreceipted()
-    }
-
-    /// Getter: datagrams dropped in silence, by reason.
-    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
-        DropReason::ALL.into_iter().zip(self.drops)
     }
 }

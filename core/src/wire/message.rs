@@ -1,5 +1,8 @@
 //! Messages and signals (PROTOCOL 5): JSON objects with a `type`.
 
+mod file;
+mod names;
+
 use super::header::PacketType;
 use super::json::{Json, Object, base64};
 pub use crate::error::ErrorCode;
@@ -8,114 +11,10 @@ use crate::id::{ChatId, Epoch};
 use crate::time::UnixMs;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ops::Range;
-
-/// `version` of rotation messages and signals.
-pub const VERSION: &str = "2.0";
-/// The reserved member: the server itself, its operator and its agent (PROTOCOL 5).
-pub const SERVER_MEMBER: &str = "server";
-/// The room that every member is in (PROTOCOL 5.5).
-pub const LOBBY: &str = "lobby";
-
-/// Whether `name` may name a member or a room (PROTOCOL 5).
-#[must_use]
-pub fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
-}
-
-/// Who a chat or a file goes to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Recipient {
-    /// `#name`
-    Room(String),
-    /// `@name`
-    Member(String),
-}
-
-impl Recipient {
-    /// Reads `#room` or `@member`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let name = text.get(1..).filter(|name| is_name(name))?.to_string();
-        match text.as_bytes().first()? {
-            b'#' => Some(Self::Room(name)),
-            b'@' => Some(Self::Member(name)),
-            _ => None,
-        }
-    }
-}
-
-impl core::fmt::Display for Recipient {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Room(name) => write!(f, "#{name}"),
-            Self::Member(name) => write!(f, "@{name}"),
-        }
-    }
-}
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident, $field:literal: $($(#[$vdoc:meta])* $variant:ident = $word:literal,)*) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name {
-            $($(#[$vdoc])* $variant,)*
-        }
-
-        impl $name {
-            /// The word on the wire.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)*
-                }
-            }
-
-            fn read(object: &Object) -> Result<Self, Malformed> {
-                match object.text($field)? {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err(Malformed::Field($field)),
-                }
-            }
-        }
-    };
-}
-
-words! {
-    /// Why the server triggers a key rotation (PROTOCOL 5.1).
-    RotationReason, "reason":
-    /// The interval is over.
-    Interval = "interval",
-    /// 1 GB was sealed and opened.
-    Data = "data",
-    /// The operator asked.
-    Operator = "operator",
-    /// Another member raised COMPROMISED.
-    Emergency = "emergency",
-}
-
-words! {
-    /// What became of a chat (PROTOCOL 5.4).
-    ReceiptState, "state":
-    /// Safe with the server.
-    Stored = "stored",
-    /// Acknowledged by a recipient.
-    Delivered = "delivered",
-    /// Read by a recipient.
-    Read = "read",
-}
-
-words! {
-    /// Presence of a member (PROTOCOL 5.5).
-    Status, "status":
-    /// Has an established session.
-    Online = "online",
-    /// Online, but not attending.
-    Away = "away",
-    /// Has none.
-    Offline = "offline",
-}
+pub use file::{FileError, FileMessage};
+pub use names::{
+    LOBBY, ReceiptState, Recipient, RotationReason, SERVER_MEMBER, Status, VERSION, hex, is_name,
+};
 
 /// What the answer to a hello tells the client (PROTOCOL 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,64 +80,6 @@ pub struct ErrorMessage {
     pub id: Option<ChatId>,
     /// The sender's wall clock.
     pub now: Option<UnixMs>,
-}
-
-/// Result of a file transfer at its receiver (PROTOCOL 5.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileError {
-    /// The size is not the offered one.
-    Size,
-    /// The SHA-256 differs.
-    Hash,
-    /// The disk failed or is full.
-    Disk,
-}
-
-/// Messages about file transfers (PROTOCOL 5.6).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileMessage {
-    /// Offers a file.
-    Offer {
-        /// Its id, the same over reconnects.
-        id: ChatId,
-        /// Its base name.
-        name: String,
-        /// Its size, bytes.
-        size: u64,
-        /// Who it goes to.
-        to: Recipient,
-        /// Who offers it; the server sets it.
-        from: String,
-    },
-    /// Takes the offer.
-    Accept {
-        /// Byte ranges already held, at most 1000.
-        have: Vec<Range<u64>>,
-        /// No byte at or past this yet.
-        limit: u64,
-    },
-    /// Raises the limit.
-    More {
-        /// No byte at or past this yet.
-        limit: u64,
-    },
-    /// Every byte has been sent once.
-    End {
-        /// SHA-256 of the file.
-        sha256: [u8; 32],
-    },
-    /// The receiver has checked; final.
-    Done {
-        /// Whether the file is whole and stored.
-        ok: bool,
-        /// Why not.
-        error: Option<FileError>,
-    },
-    /// Ends the transfer.
-    Cancel {
-        /// Why.
-        reason: String,
-    },
 }
 
 /// Announces another port (PROTOCOL 5.2).
@@ -636,109 +477,6 @@ impl PortRotation {
             .with("next_rotation", self.next_rotation)
             .with_some("security_file", self.security_file.clone())
     }
-}
-
-impl FileMessage {
-    fn parse(kind: &str, object: &Object, side: Side) -> Result<Option<Self>, Malformed> {
-        Ok(Some(match kind {
-            "file_offer" => Self::Offer {
-                id: chat_id(object, "id")?,
-                name: object.text("name")?.to_string(),
-                size: object.uint("size")?,
-                to: recipient(object)?,
-                from: by_server(side, || name(object, "from"))?,
-            },
-            "file_accept" => Self::Accept { have: held(object)?, limit: object.uint("limit")? },
-            "file_more" => Self::More { limit: object.uint("limit")? },
-            "file_end" => Self::End { sha256: hex32(object.text("sha256")?)? },
-            "file_done" => Self::Done {
-                ok: object.bool("ok")?,
-                error: object.optional("error", |o, key| match o.text(key)? {
-                    "size" => Ok(FileError::Size),
-                    "hash" => Ok(FileError::Hash),
-                    "disk" => Ok(FileError::Disk),
-                    _ => Err(Malformed::Field(key)),
-                })?,
-            },
-            "file_cancel" => Self::Cancel { reason: object.text("reason")?.to_string() },
-            _ => return Ok(None),
-        }))
-    }
-
-    fn to_object(&self) -> Object {
-        let typed = |name: &str| Object::new().with("type", name);
-        match self {
-            Self::Offer { id, name, size, to, from } => typed("file_offer")
-                .with("id", id.to_string())
-                .with("name", name.as_str())
-                .with("size", *size)
-                .with("to", to.to_string())
-                .with_some("from", (!from.is_empty()).then_some(from.as_str())),
-            Self::Accept { have, limit } => {
-                let pair = |range: &Range<u64>| {
-                    Json::List([range.start, range.end].map(Json::from).into())
-                };
-                typed("file_accept")
-                    .with("have", have.iter().map(pair).collect::<Vec<Json>>())
-                    .with("limit", *limit)
-            }
-            Self::More { limit } => typed("file_more").with("limit", *limit),
-            Self::End { sha256 } => typed("file_end").with("sha256", hex(sha256)),
-            Self::Done { ok, error } => typed("file_done").with("ok", *ok).with_some(
-                "error",
-                error.map(|error| match error {
-                    FileError::Size => "size",
-                    FileError::Hash => "hash",
-                    FileError::Disk => "disk",
-                }),
-            ),
-            Self::Cancel { reason } => typed("file_cancel").with("reason", reason.as_str()),
-        }
-    }
-}
-
-/// `have` of a file_accept: at most 1000 ranges `[start, end)`.
-fn held(object: &Object) -> Result<Vec<Range<u64>>, Malformed> {
-    let list = object.list("have")?;
-    let number = |json: &Json| match json {
-        Json::Int(value) => u64::try_from(*value).ok(),
-        _ => None,
-    };
-    let range = |item: &Json| match item {
-        Json::List(pair) if pair.len() == 2 => {
-            let (start, end) = (number(&pair[0])?, number(&pair[1])?);
-            (start < end).then_some(start..end)
-        }
-        _ => None,
-    };
-    if list.len() > 1000 {
-        return Err(Malformed::Field("have"));
-    }
-    list.iter().map(range).collect::<Option<_>>().ok_or(Malformed::Field("have"))
-}
-
-/// Lower-case hex of bytes.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use core::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Reads 64 lower-case hex digits.
-fn hex32(text: &str) -> Result<[u8; 32], Malformed> {
-    let bad = Malformed::Field("sha256");
-    let (Some(low), Some(high)) = (text.get(..32), text.get(32..)) else { return Err(bad) };
-    let (Some(low), Some(high)) = (ChatId::parse(low), ChatId::parse(high)) else {
-        return Err(bad);
-    };
-    let mut out = [0; 32];
-    out[..16].copy_from_slice(&low.0);
-    out[16..].copy_from_slice(&high.0);
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,0 +1,164 @@
+//! Messages about file transfers (PROTOCOL 5.6).
+
+use super::names::{Recipient, hex};
+use super::{Side, by_server, chat_id, name, recipient};
+use crate::error::Malformed;
+use crate::id::ChatId;
+use crate::wire::json::{Json, Object};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// Result of a file transfer at its receiver (PROTOCOL 5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileError {
+    /// The size is not the offered one.
+    Size,
+    /// The SHA-256 differs.
+    Hash,
+    /// The disk failed or is full.
+    Disk,
+}
+
+/// Messages about file transfers (PROTOCOL 5.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileMessage {
+    /// Offers a file.
+    Offer {
+        /// Its id, the same over reconnects.
+        id: ChatId,
+        /// Its base name.
+        name: String,
+        /// Its size, bytes.
+        size: u64,
+        /// Who it goes to.
+        to: Recipient,
+        /// Who offers it; the server sets it.
+        from: String,
+    },
+    /// Takes the offer.
+    Accept {
+        /// Byte ranges already held, at most 1000.
+        have: Vec<Range<u64>>,
+        /// No byte at or past this yet.
+        limit: u64,
+    },
+    /// Raises the limit.
+    More {
+        /// No byte at or past this yet.
+        limit: u64,
+    },
+    /// Every byte has been sent once.
+    End {
+        /// SHA-256 of the file.
+        sha256: [u8; 32],
+    },
+    /// The receiver has checked; final.
+    Done {
+        /// Whether the file is whole and stored.
+        ok: bool,
+        /// Why not.
+        error: Option<FileError>,
+    },
+    /// Ends the transfer.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl FileMessage {
+    pub(super) fn parse(
+        kind: &str,
+        object: &Object,
+        side: Side,
+    ) -> Result<Option<Self>, Malformed> {
+        Ok(Some(match kind {
+            "file_offer" => Self::Offer {
+                id: chat_id(object, "id")?,
+                name: object.text("name")?.to_string(),
+                size: object.uint("size")?,
+                to: recipient(object)?,
+                from: by_server(side, || name(object, "from"))?,
+            },
+            "file_accept" => Self::Accept { have: held(object)?, limit: object.uint("limit")? },
+            "file_more" => Self::More { limit: object.uint("limit")? },
+            "file_end" => Self::End { sha256: hex32(object.text("sha256")?)? },
+            "file_done" => Self::Done {
+                ok: object.bool("ok")?,
+                error: object.optional("error", |o, key| match o.text(key)? {
+                    "size" => Ok(FileError::Size),
+                    "hash" => Ok(FileError::Hash),
+                    "disk" => Ok(FileError::Disk),
+                    _ => Err(Malformed::Field(key)),
+                })?,
+            },
+            "file_cancel" => Self::Cancel { reason: object.text("reason")?.to_string() },
+            _ => return Ok(None),
+        }))
+    }
+
+    pub(super) fn to_object(&self) -> Object {
+        let typed = |name: &str| Object::new().with("type", name);
+        match self {
+            Self::Offer { id, name, size, to, from } => typed("file_offer")
+                .with("id", id.to_string())
+                .with("name", name.as_str())
+                .with("size", *size)
+                .with("to", to.to_string())
+                .with_some("from", (!from.is_empty()).then_some(from.as_str())),
+            Self::Accept { have, limit } => {
+                let pair = |range: &Range<u64>| {
+                    Json::List([range.start, range.end].map(Json::from).into())
+                };
+                typed("file_accept")
+                    .with("have", have.iter().map(pair).collect::<Vec<Json>>())
+                    .with("limit", *limit)
+            }
+            Self::More { limit } => typed("file_more").with("limit", *limit),
+            Self::End { sha256 } => typed("file_end").with("sha256", hex(sha256)),
+            Self::Done { ok, error } => typed("file_done").with("ok", *ok).with_some(
+                "error",
+                error.map(|error| match error {
+                    FileError::Size => "size",
+                    FileError::Hash => "hash",
+                    FileError::Disk => "disk",
+                }),
+            ),
+            Self::Cancel { reason } => typed("file_cancel").with("reason", reason.as_str()),
+        }
+    }
+}
+
+/// `have` of a file_accept: at most 1000 ranges `[start, end)`.
+fn held(object: &Object) -> Result<Vec<Range<u64>>, Malformed> {
+    let list = object.list("have")?;
+    let number = |json: &Json| match json {
+        Json::Int(value) => u64::try_from(*value).ok(),
+        _ => None,
+    };
+    let range = |item: &Json| match item {
+        Json::List(pair) if pair.len() == 2 => {
+            let (start, end) = (number(&pair[0])?, number(&pair[1])?);
+            (start < end).then_some(start..end)
+        }
+        _ => None,
+    };
+    if list.len() > 1000 {
+        return Err(Malformed::Field("have"));
+    }
+    list.iter().map(range).collect::<Option<_>>().ok_or(Malformed::Field("have"))
+}
+
+/// Reads 64 lower-case hex digits.
+fn hex32(text: &str) -> Result<[u8; 32], Malformed> {
+    let bad = Malformed::Field("sha256");
+    let (Some(low), Some(high)) = (text.get(..32), text.get(32..)) else { return Err(bad) };
+    let (Some(low), Some(high)) = (ChatId::parse(low), ChatId::parse(high)) else {
+        return Err(bad);
+    };
+    let mut out = [0; 32];
+    out[..16].copy_from_slice(&low.0);
+    out[16..].copy_from_slice(&high.0);
+    Ok(out)
+}
