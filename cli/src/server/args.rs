@@ -22,7 +22,7 @@ pub(super) struct Cli {
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(super) command: Command,
 }
 
 /// What every command takes.
@@ -60,14 +60,8 @@ pub(super) enum Command {
     Compromised(Compromised),
 }
 
-impl Default for Command {
-    fn default() -> Self {
-        Self::Run(Run { setup: Setup::default(), bind: Vec::new(), max_sessions: None })
-    }
-}
-
 /// Who and where the server is; kept in the state folder.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Args)]
 pub(super) struct Setup {
     /// Address or host name that clients find this server under.
     #[arg(long, value_name = "HOST")]

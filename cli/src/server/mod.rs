@@ -10,7 +10,7 @@ pub mod worker;
 
 use crate::process;
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -18,9 +18,9 @@ use std::process::ExitCode;
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::forbid_core_dumps();
     process::private_umask();
-    let cli = Cli::parse_from(arguments);
+    let cli = Cli::parse_from(with_default(arguments.into_iter().collect()));
     let json = cli.json;
-    let done = match cli.command.unwrap_or_default() {
+    let done = match cli.command {
         Command::Run(run) => run::run(&cli.common, run, json),
         Command::Init(init) => commands::init(&cli.common, init, json),
         Command::Issue(issue) => commands::issue(&cli.common, issue, json),
@@ -32,5 +32,32 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
+    }
+}
+
+/// `run` is what is meant when no command is named.
+fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let commands = Cli::command();
+    let named = |word: &OsString| {
+        matches!(word.to_str(), Some("-h" | "--help" | "-V" | "--version" | "help"))
+            || commands.get_subcommands().any(|command| word == command.get_name())
+    };
+    if !arguments.iter().skip(1).any(named) {
+        arguments.insert(1.min(arguments.len()), "run".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_is_the_default() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(with_default(words("x")), words("x run"));
+        assert_eq!(with_default(words("x --port 5")), words("x run --port 5"));
+        assert_eq!(with_default(words("x --json issue ann")), words("x --json issue ann"));
+        assert_eq!(with_default(words("x --help")), words("x --help"));
     }
 }
