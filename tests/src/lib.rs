@@ -4,6 +4,7 @@ pub mod disk;
 pub mod lazy;
 pub mod net;
 pub mod oracle;
+pub mod process;
 pub mod transcript;
 pub mod vectors;
 pub mod world;

@@ -179,6 +179,8 @@ impl Chats {
 #[derive(Debug, Default)]
 pub struct Wire {
     by_iv: BTreeMap<[u8; 12], u64>,
+    /// By message id, which is the encrypted sequence number.
+    by_id: BTreeMap<[u8; 16], u64>,
     /// Replies that the present run of the server gave to hellos.
     replies: BTreeMap<u64, u64>,
     /// Acks of signals.
@@ -222,6 +224,9 @@ impl Wire {
         let copy = self.is_genuine(datagram);
         let before = *self.by_iv.entry(iv).or_insert_with(|| hash(datagram));
         ensure(before == hash(datagram), || format!("two datagrams with the IV {iv:02x?}"))?;
+        let id = *datagram[1..].first_chunk().ok_or("no message id")?;
+        let before = *self.by_id.entry(id).or_insert_with(|| hash(datagram));
+        ensure(before == hash(datagram), || "two datagrams with one number".to_string())?;
         if is_attacker(to) {
             let ack =
                 self.signallers.contains(&to) && kind(datagram) == Some(PacketType::CompromisedAck);
@@ -440,6 +445,7 @@ mod tests {
     fn datagram(kind: PacketType, iv: u8, len: usize) -> Vec<u8> {
         let mut datagram = vec![0x20; len];
         datagram[25] = kind as u8;
+        datagram[1..17].fill(iv);
         datagram[26..38].fill(iv);
         datagram
     }
@@ -460,6 +466,9 @@ mod tests {
         assert_eq!(wire.emitted(Who::Server, friend(), &first), Ok(()), "the same datagram");
         let second = datagram(PacketType::Chat, 1, 80);
         complains(wire.emitted(Who::Client(Process(0)), friend(), &second), "IV");
+        let mut third = datagram(PacketType::Chat, 1, 80);
+        third[26..38].fill(2);
+        complains(wire.emitted(Who::Server, friend(), &third), "one number");
         complains(wire.emitted(Who::Server, friend(), &[0; 65]), "65 bytes");
     }
 

@@ -514,9 +514,10 @@ impl World {
         let more = match who {
             Who::Server => {
                 let Some(host) = &mut self.server.host else { return };
-                if host.draining.take() != Some(world) {
+                if host.draining != Some(world) {
                     return;
                 }
+                host.draining = None;
                 let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
                 untimely(&mut host.machine, now, rng);
                 let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
@@ -525,9 +526,10 @@ impl World {
             }
             Who::Client(process) => {
                 let Some(host) = &mut self.clients[process.0].host else { return };
-                if host.draining.take() != Some(world) {
+                if host.draining != Some(world) {
                     return;
                 }
+                host.draining = None;
                 let (now, Some(rng)) = (host.clock.at(world), &mut host.lazy) else { return };
                 untimely(&mut host.machine, now, rng);
                 let (outputs, more) = drain_some(&mut host.machine, now, rng, &mut self.out);
@@ -680,7 +682,8 @@ impl World {
         self.drain(who);
     }
 
-    /// A client that gets a damaged or forged datagram says and does nothing.
+    /// A client gets a damaged, forged or replayed datagram: nothing follows, but that a copy of an
+    /// acknowledged signal draws its ack.
     fn silent_client(&mut self, process: Process, remote: SocketAddr, mut datagram: Vec<u8>) {
         let who = Who::Client(process);
         self.catch_up(who);
@@ -688,12 +691,25 @@ impl World {
         let now = host.clock.at(self.now);
         let before = host.machine.deadline();
         let path = Path { port: PortId(0), remote };
+        let copy = datagram.clone();
         host.machine.handle_datagram(now, path, &mut datagram);
         let outputs = drain_all(&mut host.machine, now, &mut self.out);
-        let deadline = host.machine.deadline();
-        if !outputs.is_empty() || deadline != before {
-            self.fail(&format!("{who:?} reacts to a forged datagram: {outputs:?}"));
+        let moved = host.machine.deadline() != before;
+        let mut replies = Vec::new();
+        for output in &outputs {
+            match output {
+                Output::Datagram(to, reply) if *to == path => replies.push(reply.clone()),
+                _ => self.fail(&format!("{who:?} reacts to a copy or forgery: {output:?}")),
+            }
         }
+        if moved {
+            self.fail(&format!("the deadline of {who:?} moves by a copy or forgery"));
+        }
+        self.oracles.wire.watch(remote);
+        self.client_outputs(process, outputs);
+        let verdict = self.oracles.wire.replied(remote, &copy, &replies);
+        self.oracles.judge(verdict);
+        self.arm(who);
     }
 
     fn arrive_at_server(&mut self, number: u16, from: SocketAddr, mut datagram: Vec<u8>) {

@@ -3,7 +3,6 @@
 
 use clawchat_core::client;
 use clawchat_core::id::FileId;
-use clawchat_core::server;
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
 use clawchat_tests::disk::DiskFaults;
@@ -155,12 +154,14 @@ impl Chaos {
     }
 
     fn compromise(&mut self) {
-        if self.rng.chance(500) {
-            if let Some(process) = self.somebody() {
-                self.world.with_client(process, |client, now| client.declare_compromised(now));
-            }
-        } else {
-            let member = self.member();
+        let member = self.member();
+        let who = self.rng.below(4);
+        if who != 0
+            && let Some(process) = self.world.living(member)
+        {
+            self.world.with_client(process, |client, now| client.declare_compromised(now));
+        }
+        if who < 2 {
             self.world.with_server(|s, now| s.declare_compromised(now, member, "chaos reigns"));
         }
     }
@@ -251,8 +252,7 @@ impl Chaos {
                 self.world.crash_server();
             }
         }
-        let portless = self.world.server.events.last() == Some(&server::Event::NoPort);
-        if portless && self.world.server_is_up() {
+        if self.world.server_machine().is_some_and(|server| server.port().is_none()) {
             self.world.crash_server();
         }
         if !self.world.server_is_up() && (hurry || self.rng.chance(100)) {
@@ -327,6 +327,8 @@ impl Chaos {
     /// No faults any more: everybody comes back, and everything arrives.
     fn quiet(&mut self) {
         self.world.calm();
+        // Signals that are out come to their end.
+        self.world.run(Duration::from_secs(15));
         let begin = self.world.now();
         loop {
             self.tend(true);
@@ -343,9 +345,44 @@ impl Chaos {
         for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
             self.world.attack(heard.datagram);
         }
+        self.rehearse();
         self.world.run(Duration::from_secs(70));
         if let Err(why) = self.is_settled() {
             self.world.fail(&format!("it does not last: {why}"));
+        }
+    }
+
+    /// Without faults everybody can rotate keys while chat flows, and no session ends by it.
+    fn rehearse(&mut self) {
+        let processes: Vec<_> = MEMBERS.iter().filter_map(|name| self.world.living(name)).collect();
+        let count = |world: &World, rotated: bool| -> Vec<usize> {
+            let wanted = |event: &&client::Event| match event {
+                client::Event::KeysRotated { .. } => rotated,
+                client::Event::Disconnected { .. } => !rotated,
+                _ => false,
+            };
+            let events = processes.iter().map(|process| &world.client(*process).events);
+            events.map(|events| events.iter().filter(wanted).count()).collect()
+        };
+        let (rotations, ends) = (count(&self.world, true), count(&self.world, false));
+        for turn in 0..10 {
+            for process in &processes {
+                let _ = self.world.say(*process, "#lobby", "rehearsal");
+                let _ = self.world.with_client(*process, |client, now| client.rotate_keys(now));
+            }
+            if turn % 2 == 0 {
+                self.world.with_server(|server, now| server.rotate_keys(now, None));
+            }
+            self.world.run(Duration::from_millis(self.rng.range(1..=300)));
+        }
+        self.world.run(Duration::from_secs(5));
+        let rotated = count(&self.world, true);
+        if rotated.iter().zip(&rotations).any(|(after, before)| after <= before) {
+            self.world.fail("keys were not rotated");
+        }
+        self.world.run(Duration::from_secs(61));
+        if count(&self.world, false) != ends {
+            self.world.fail("a session ended without a cause");
         }
     }
 

@@ -288,23 +288,22 @@ fn the_last_place_goes_to_who_is_established_first() {
     let mut world = World::new(Setup { max_sessions: 1, ..Setup::new(14) });
     let files = ["ann", "bob"].map(|member| world.issue(member));
     let racers = files.map(|file| world.start(file));
-    let told = |world: &World| {
-        world.processes().any(|(_, node)| {
-            node.events.iter().any(|event| {
-                matches!(event, Event::Disconnected { reason: CloseReason::Refused { code, .. }, .. }
-                    if *code == ErrorCode::ServerFull)
-            })
-        })
+    let settled = |world: &World| {
+        let ended = |process: &Process| world.client(*process).closed.is_some();
+        let connected = |process: &Process| world.client(*process).connected;
+        racers.iter().any(ended) && racers.iter().any(connected)
     };
-    world.expect("a loser", SOON, told);
-    let connected = racers.iter().filter(|process| world.client(**process).connected).count();
-    assert_eq!(connected, 1);
-    let winner = racers.into_iter().find(|process| world.client(*process).connected).unwrap();
+    world.expect("a winner and a loser", SOON, settled);
+    world.run(SOON);
+    let (winner, loser) = match racers {
+        [first, second] if world.client(first).connected => (first, second),
+        [first, second] => (second, first),
+    };
+    assert_eq!(refusal(&world, loser), ErrorCode::ServerFull);
     world.with_client(winner, |client, now| client.leave(now));
-    let both = |world: &World| {
-        world.processes().all(|(process, node)| node.connected != (process == winner))
-    };
-    world.expect("the loser gets the place that is free", SOON, both);
+    world.run(SOON);
+    world.connect(loser);
+    world.expect("the free place", SOON, |world| world.client(loser).connected);
 }
 
 #[test]

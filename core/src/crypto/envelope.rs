@@ -64,7 +64,8 @@ pub fn open(bytes: &[u8], bootstrap_key: &Secret<32>) -> Result<SecurityFile, Fi
 }
 
 /// First 8 hex digits of SHA-256 over salt ‖ iv ‖ ciphertext ‖ tag (PROTOCOL 8).
-fn checksum(envelope: &Envelope) -> String {
+#[must_use]
+pub fn checksum(envelope: &Envelope) -> String {
     let hash = Sha256::new()
         .chain_update(envelope.salt)
         .chain_update(envelope.iv)
