@@ -4,12 +4,12 @@
 
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use clawchat_core::crypto::envelope::checksum as checksum_of;
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::agree::PrivateKey;
 use clawchat_core::crypto::derive::{
     ConnectionId, Direction, EpochKeys, derive, direction_key, epoch_next, epoch_zero, hello_id,
 };
+use clawchat_core::crypto::envelope::checksum as checksum_of;
 use clawchat_core::crypto::identity::Identity;
 use clawchat_core::crypto::packet::PacketKeys;
 use clawchat_core::crypto::replay::ReplayWindow;

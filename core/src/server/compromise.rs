@@ -14,8 +14,18 @@ use alloc::vec::Vec;
 pub(super) struct Replacement {
     member: String,
     by: String,
-    /// The session whose signal waits for its ack.
-    signaller: Option<SessionId>,
+    files: Vec<FileId>,
+}
+
+/// How far the retirement of a session's file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retirement {
+    /// On its way to the disk: no signal is acknowledged before it is there.
+    Pending,
+    /// It could not be made durable: no signal is acknowledged at all.
+    Failed,
+    /// Durable.
+    Done { new_file_ready: bool },
 }
 
 impl Server {
@@ -39,15 +49,8 @@ impl Server {
                 .with_session(now, id, |session, cx| session.declare_compromised(cx.now, reason));
             debug_assert!(told.is_some(), "it was there a line ago");
         }
-        self.retire(
-            now,
-            files,
-            Replacement {
-                member: member.to_string(),
-                by: SERVER_MEMBER.to_string(),
-                signaller: None,
-            },
-        );
+        let (member, by) = (member.to_string(), SERVER_MEMBER.to_string());
+        self.retire(now, Replacement { member, by, files });
         true
     }
 
@@ -55,27 +58,32 @@ impl Server {
     pub(super) fn compromised_by_member(&mut self, now: Now, id: SessionId) {
         let Some(entry) = self.sessions.get(&id) else { return };
         let (file, member) = (entry.file, entry.member.clone());
+        let retirement = entry.retirement;
         self.gone(now, id, CloseReason::Wiped);
-        if self.credentials.get(file).is_none() {
-            // Our own signal crossed this one: the file is retired already.
-            self.with_session(now, id, |session, cx| session.acknowledge(cx.now, false));
-            return;
+        match retirement {
+            None => {
+                let by = member.clone();
+                self.retire(now, Replacement { member, by, files: [file].into() });
+            }
+            // Our own signal crossed this one.
+            Some(Retirement::Pending) => {}
+            Some(settled) => self.settle(now, &[file], settled),
         }
-        let by = member.clone();
-        self.retire(now, [file].into(), Replacement { member, by, signaller: Some(id) });
     }
 
-    fn retire(&mut self, now: Now, files: Vec<FileId>, replacement: Replacement) {
+    fn retire(&mut self, now: Now, replacement: Replacement) {
+        let files = replacement.files.clone();
         for file in &files {
             self.credentials.wipe(*file);
         }
-        let own = self.sessions.iter().filter(|(id, entry)| {
-            files.contains(&entry.file)
-                && Some(**id) != replacement.signaller
-                && (entry.session.is_half_open() || entry.session.is_open())
-        });
-        let own: Vec<_> = own.map(|(id, _)| *id).collect();
-        for id in own {
+        let mut unsigned = Vec::new();
+        for (id, entry) in self.sessions.iter_mut().filter(|(_, e)| files.contains(&e.file)) {
+            entry.retirement = Some(Retirement::Pending);
+            if entry.session.is_half_open() || entry.session.is_open() {
+                unsigned.push(*id);
+            }
+        }
+        for id in unsigned {
             self.gone(now, id, CloseReason::Wiped);
             self.remove(id);
         }
@@ -86,13 +94,29 @@ impl Server {
         }
     }
 
+    /// Acknowledges the signals that waited for a retirement, or wipes in silence where it failed:
+    /// the client then tells its user to inform the operator.
+    fn settle(&mut self, now: Now, files: &[FileId], retirement: Retirement) {
+        let own = self.sessions.iter_mut().filter(|(_, entry)| files.contains(&entry.file));
+        let ids: Vec<_> = own
+            .map(|(id, entry)| {
+                entry.retirement = Some(retirement);
+                *id
+            })
+            .collect();
+        for id in ids {
+            self.with_session(now, id, |session, cx| match retirement {
+                Retirement::Done { new_file_ready } => session.acknowledge(cx.now, new_file_ready),
+                Retirement::Failed if session.is_replacing() => session.discard(),
+                Retirement::Failed | Retirement::Pending => {}
+            });
+        }
+    }
+
     /// The retirement is durable, or could not be made so.
     pub(super) fn retired(&mut self, now: Now, replacement: Replacement, done: bool) {
         if !done {
-            // Never an ack for what is not done: the client tells its user to inform the operator.
-            if let Some(id) = replacement.signaller {
-                self.with_session(now, id, |session, _| session.discard());
-            }
+            self.settle(now, &replacement.files, Retirement::Failed);
             self.report(replacement, false);
             return;
         }
@@ -112,9 +136,7 @@ impl Server {
 
     /// The replacement file is written, or could not be.
     pub(super) fn replaced(&mut self, now: Now, replacement: Replacement, done: bool) {
-        if let Some(id) = replacement.signaller {
-            self.with_session(now, id, |session, cx| session.acknowledge(cx.now, done));
-        }
+        self.settle(now, &replacement.files, Retirement::Done { new_file_ready: done });
         self.report(replacement, done);
     }
 

@@ -184,7 +184,8 @@ impl Server {
         self.next_session += 1;
         let session = Session::new(now.mono, setup);
         let (hello_at, owed) = (now.mono, VecDeque::new());
-        let entry = Entry { session, file, member, hello_at, owed, established: None };
+        let (retirement, established) = (None, None);
+        let entry = Entry { session, file, member, hello_at, owed, retirement, established };
         self.sessions.insert(id, entry);
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
         if let Some(accepted) = self.credentials.get_mut(file) {

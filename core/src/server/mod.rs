@@ -204,6 +204,8 @@ struct Entry {
     hello_at: Instant,
     /// Receipts, presence and refusals that wait for a place in its channel.
     owed: VecDeque<Message>,
+    /// How far the retirement of its file is, once COMPROMISED was raised.
+    retirement: Option<compromise::Retirement>,
     /// When it was established; `None` before that.
     established: Option<Now>,
 }

@@ -198,6 +198,11 @@ impl Session {
         copy
     }
 
+    /// Whether the peer's signal waits for its ack.
+    pub(crate) const fn is_replacing(&self) -> bool {
+        matches!(self.phase, Phase::Replacing(_))
+    }
+
     /// Whether copies of a signal may still come for it.
     pub(crate) const fn echoes(&self) -> bool {
         matches!(self.phase, Phase::Echo(_))

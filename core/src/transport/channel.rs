@@ -130,18 +130,17 @@ impl SendChannel {
         }
     }
 
-    /// Bytes of a message were acknowledged; tokens of messages that are whole by that.
+    /// Bytes of a message were acknowledged; tokens of messages that are whole by that, and all before
+    /// them: a peer that has a later message but not an earlier one has not delivered it.
     pub(crate) fn acked(&mut self, id: u64, range: Range<u64>, tokens: &mut Vec<Token>) {
         let Some(message) = self.get(id) else { return };
         message.acked.insert(range.clone());
         message.lost.remove(range);
-        if message.acked.contains_range(0..message.total()) {
-            tokens.extend(message.token.take());
-        }
         while let Some(first) = self.window.front() {
             if !first.acked.contains_range(0..first.total()) {
                 break;
             }
+            tokens.extend(first.token);
             self.window_bytes -= first.bytes.len();
             self.window.pop_front();
             self.lowest += 1;
