@@ -4,6 +4,7 @@
 //! said. Whatever becomes of a test, its processes end with it.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU16, Ordering};
 use core::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -13,7 +14,6 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Instant;
 use tempfile::TempDir;

@@ -3,6 +3,7 @@
 
 use clawchat_core::client;
 use clawchat_core::id::FileId;
+use clawchat_core::limits::IDLE_TIMEOUT;
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
 use clawchat_tests::disk::DiskFaults;
@@ -354,6 +355,8 @@ impl Chaos {
 
     /// Without faults everybody can rotate keys while chat flows, and no session ends by it.
     fn rehearse(&mut self) {
+        // A client that a crash of the server left behind notices it when nothing comes for a minute.
+        self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
         let processes: Vec<_> = MEMBERS.iter().filter_map(|name| self.world.living(name)).collect();
         let count = |world: &World, rotated: bool| -> Vec<usize> {
             let wanted = |event: &&client::Event| match event {
@@ -378,7 +381,8 @@ impl Chaos {
         self.world.run(Duration::from_secs(5));
         let rotated = count(&self.world, true);
         if rotated.iter().zip(&rotations).any(|(after, before)| after <= before) {
-            self.world.fail("keys were not rotated");
+            self.world
+                .fail(&format!("keys were not rotated: {processes:?} {rotations:?} {rotated:?}"));
         }
         self.world.run(Duration::from_secs(61));
         if count(&self.world, false) != ends {

@@ -46,15 +46,17 @@ pub(super) fn chat(common: &Common, to: &str) -> Outcome<()> {
         let what = format!("`{}` is no recipient", one_line(to));
         return Err(Failure::new(Exit::Usage, what).advice("--to '#room' or --to '@member'"));
     }
-    let link = Link::start(common)?;
+    let link = Link::start(common)?.showing_chat();
     let info = smol::block_on(link.connected(common.timeout))?;
     complain(&format!(
         "connected to {} as {}; lines go to {to}, /help for more",
         one_line(&info.server_name),
         info.member
     ));
-    let (lines, print) = console()?;
+    let (lines, mut print) = console()?;
     let members = BTreeMap::new();
+    link.take_inbox().iter().for_each(|chat| print(show::chat(chat)));
+    link.clear_inbox();
     let mut console = Console { link, print, to: to.to_owned(), members };
     let declared = smol::block_on(console.run(&lines, common))?;
     let Console { link, .. } = console;

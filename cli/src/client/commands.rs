@@ -93,7 +93,7 @@ fn not_sent(error: SendError) -> Box<Failure> {
 
 /// `listen`: prints what comes, until it is stopped.
 pub(super) fn listen(common: &Common) -> Outcome<()> {
-    let link = Link::start(common)?;
+    let link = Link::start(common)?.showing_chat();
     smol::block_on(async {
         let mut deadline = Some(Instant::now() + common.timeout);
         loop {
@@ -102,7 +102,12 @@ pub(super) fn listen(common: &Common) -> Outcome<()> {
                 tell(common, what);
             }
             match woken {
-                Woken::Event(Event::Connected { .. }) => deadline = None,
+                Woken::Event(Event::Connected { .. }) => {
+                    deadline = None;
+                    let kept = link.take_inbox();
+                    kept.into_iter().for_each(|chat| tell(common, &Event::Chat(chat)));
+                    link.clear_inbox();
+                }
                 Woken::Event(Event::Compromised { .. }) => {
                     let failure = link.wiped().await;
                     if common.json {

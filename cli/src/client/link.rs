@@ -1,6 +1,7 @@
 //! A connection for the length of a command.
 
 use super::args::Common;
+use super::inbox::Inbox;
 use super::open::{self, Opened};
 use crate::disk::wipe::wipe;
 use crate::failure::{Exit, Failure, Outcome};
@@ -8,14 +9,17 @@ use crate::text::{complain, is_interactive, one_line, span};
 use clawchat_core::client::{Action, ClientConfig, Event};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::error::CloseReason;
+use clawchat_core::id::ChatId;
 use clawchat_core::ops;
-use clawchat_core::wire::message::{ErrorCode, SessionInfo};
+use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
 use clawchat_smol::{Handle, Host, clock};
+use core::cell::RefCell;
 use core::net::IpAddr;
 use core::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use smol::channel::{Receiver, unbounded};
 use smol::future::FutureExt;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,6 +67,12 @@ pub(super) struct Link {
     signals: Receiver<i32>,
     addresses: Vec<IpAddr>,
     server_name: String,
+    /// Where chat is kept by a command that shows none, and kept from such commands.
+    inbox: RefCell<Option<Inbox>>,
+    /// Chat goes to the inbox, not to the command.
+    keeps_chat: bool,
+    /// Chat from the inbox that was shown: the server may send it again.
+    shown: RefCell<BTreeSet<(String, ChatId)>>,
     interactive: bool,
     quiet: bool,
 }
@@ -89,15 +99,78 @@ impl Link {
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let interactive = is_interactive() && !common.json && !common.no_input;
         let (task, quiet) = (smol::spawn(task), common.quiet);
-        Ok(Self { handle, task, signals, addresses, server_name, interactive, quiet })
+        Ok(Self {
+            handle,
+            task,
+            signals,
+            addresses,
+            server_name,
+            inbox: RefCell::default(),
+            keeps_chat: true,
+            shown: RefCell::default(),
+            interactive,
+            quiet,
+        })
+    }
+
+    /// For commands that show chat as it comes.
+    pub(super) const fn showing_chat(mut self) -> Self {
+        self.keeps_chat = false;
+        self
+    }
+
+    /// Chat that other commands kept; it counts as shown from here on.
+    pub(super) fn take_inbox(&self) -> Vec<Chat> {
+        let Some(inbox) = self.inbox.borrow().clone() else { return Vec::new() };
+        match inbox.read() {
+            Ok(chats) => {
+                let names = chats.iter().map(|chat| (chat.from.clone(), chat.id));
+                self.shown.borrow_mut().extend(names);
+                chats
+            }
+            Err(failure) => {
+                complain(&failure.to_string());
+                Vec::new()
+            }
+        }
+    }
+
+    /// What [`Self::take_inbox`] gave is on the screen.
+    pub(super) fn clear_inbox(&self) {
+        if let Some(inbox) = &*self.inbox.borrow() {
+            inbox.clear();
+        }
+    }
+
+    /// Keeps what the command does not show; false for what it is to see.
+    fn is_kept(&self, event: &Event) -> bool {
+        match event {
+            Event::Connected { info, .. } => {
+                self.inbox.replace(Inbox::of(info));
+                false
+            }
+            Event::Chat(chat) if self.keeps_chat => {
+                let kept = self.inbox.borrow().as_ref().map(|inbox| inbox.keep(chat));
+                if !matches!(kept, Some(Ok(()))) {
+                    // Nowhere to keep it: shown here rather than lost.
+                    complain(&super::show::chat(chat));
+                }
+                true
+            }
+            Event::Chat(chat) => self.shown.borrow().contains(&(chat.from.clone(), chat.id)),
+            _ => false,
+        }
     }
 
     /// The next thing to act on, until `deadline`.
     pub(super) async fn next(&self, deadline: Option<Instant>) -> Woken {
         let event = async {
-            match self.handle.next_event().await {
-                Some(event) => Woken::Event(event),
-                None => smol::future::pending().await,
+            loop {
+                match self.handle.next_event().await {
+                    Some(event) if self.is_kept(&event) => {}
+                    Some(event) => return Woken::Event(event),
+                    None => smol::future::pending().await,
+                }
             }
         };
         let signal = async {
@@ -211,7 +284,9 @@ impl Link {
     }
 
     /// Says goodbye and waits until that is through.
-    pub(super) async fn leave(self) {
+    pub(super) async fn leave(mut self) {
+        // What still comes is nobody's to show.
+        self.keeps_chat = true;
         self.handle.leave();
         let deadline = Some(Instant::now() + GOODBYE);
         loop {

@@ -4,6 +4,7 @@ mod args;
 mod chat;
 mod commands;
 mod demo;
+mod inbox;
 mod link;
 mod open;
 mod profile;
