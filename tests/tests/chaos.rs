@@ -9,10 +9,11 @@ use clawchat_core::wire::message::Status;
 use clawchat_tests::disk::DiskFaults;
 use clawchat_tests::net::{Link, Rng, flip};
 use clawchat_tests::world::{Clock, Process, Setup, World};
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use quickcheck::quickcheck;
 use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 
 /// Worlds by default.
 const SEEDS: u64 = 1000;
@@ -337,10 +338,10 @@ impl Chaos {
             if self.is_settled().is_ok() {
                 break;
             }
-            if Duration::from_micros(self.world.now() - begin) > QUIET {
-                if let Err(why) = self.is_settled() {
-                    self.world.fail(&why);
-                }
+            if Duration::from_micros(self.world.now() - begin) > QUIET
+                && let Err(why) = self.is_settled()
+            {
+                self.world.fail(&why);
             }
         }
         for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
@@ -425,8 +426,7 @@ fn number(name: &str) -> Option<u64> {
 fn storms_and_quiet() {
     let only = number("CLAWCHAT_SEED");
     let first = only.or_else(|| number("CLAWCHAT_FIRST")).unwrap_or(1);
-    let last =
-        only.map_or_else(|| first + number("CLAWCHAT_SEEDS").unwrap_or(SEEDS) - 1, |seed| seed);
+    let last = only.unwrap_or_else(|| first + number("CLAWCHAT_SEEDS").unwrap_or(SEEDS) - 1);
     let next = AtomicU64::new(first);
     let totals: [AtomicUsize; 4] = Default::default();
     let failed = std::sync::Mutex::new(Vec::new());
@@ -500,7 +500,7 @@ fn command(world: &mut World, p: Process, what: u8, with: u8, index: usize, byte
             (bytes[0], bytes[17], bytes[25]) = (0x20, 0, 1 + with % 10);
             world.attack(core::mem::take(bytes));
         }
-        2 => world.attack_client(p, with % 3 == 0, core::mem::take(bytes)),
+        2 => world.attack_client(p, with.is_multiple_of(3), core::mem::take(bytes)),
         3 | 4 => drop(world.say(p, TO[usize::from(with) % TO.len()], &format!("{index} {what}"))),
         5 => drop(world.with_client(p, |client, now| client.rotate_keys(now))),
         6 => drop(world.with_server(|server, now| server.rotate_keys(now, None))),

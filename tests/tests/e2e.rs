@@ -15,6 +15,7 @@ use clawchat_core::wire::secfile::SecurityFile;
 use clawchat_tests::net::Rng;
 use clawchat_tests::process::{Finished, Member, PATIENCE, Process, Sandbox, free_port, run};
 use clawchat_tests::vectors;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -22,7 +23,6 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

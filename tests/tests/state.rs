@@ -1,0 +1,224 @@
+//! The state folder as others may find it or leave it: rights, damage, crashes.
+
+use clawchat_tests::process::{Finished, Process, Sandbox, run};
+use rustix::process::Signal;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Everything below a folder, and the folder.
+fn tree(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    let mut at = 0;
+    while at < found.len() {
+        if found[at].is_dir() {
+            let entries = std::fs::read_dir(&found[at]).expect("a folder can be listed");
+            found.extend(entries.map(|entry| entry.expect("an entry can be read").path()));
+        }
+        at += 1;
+    }
+    found
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let rights = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, rights).expect("rights can be set");
+}
+
+/// The command after `try:` of a failure.
+fn advice(failed: &Finished) -> String {
+    failed.json()["try"].as_str().expect("it says what to do").to_owned()
+}
+
+#[test]
+fn private_whatever_the_umask() {
+    let sandbox = Sandbox::new();
+    let wide = |command: Command| {
+        let mut shell = sandbox.command("sh");
+        shell.args(["-c", r#"umask 000; exec "$0" "$@""#]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell
+    };
+    let mut server = Process::start(wide(sandbox.run(&["--port", "auto"])));
+    server.event("listening");
+    let (sec, key) = (sandbox.path("a.sec"), sandbox.path("a.key"));
+    let mut issue = sandbox.server(&["issue", "ann"]);
+    issue.arg("-o").arg(&sec).arg("--key-out").arg(&key);
+    drop(run(wide(issue)).expect(0));
+    drop(run(wide(sandbox.server(&["issue", "ann"]))).expect(0));
+    assert_eq!((mode(&sec), mode(&key)), (0o600, 0o600));
+    let all = tree(&sandbox.state());
+    assert!(all.len() > 10, "{all:?}");
+    for path in all {
+        let right = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&path), right, "{}", path.display());
+    }
+}
+
+#[test]
+fn what_is_open_to_others_is_refused_and_mended() {
+    let sandbox = Sandbox::new();
+    sandbox.serve().stop();
+    drop(sandbox.issue("ann"));
+    for path in tree(&sandbox.state()).into_iter() {
+        if path.extension().is_some_and(|extension| extension == "sec") {
+            continue;
+        }
+        let wide = if path.is_dir() { 0o755 } else { 0o644 };
+        set_mode(&path, wide);
+        let refused = run(sandbox.run(&[])).expect(78);
+        refused.complains(&path.display().to_string());
+        let mend = advice(&refused);
+        assert!(mend.starts_with("chmod "), "{mend}");
+        let mended = Command::new("sh").args(["-c", &mend]).status().expect("sh is there");
+        assert!(mended.success());
+        sandbox.serve().stop();
+    }
+}
+
+#[test]
+fn links_are_not_followed() {
+    let sandbox = Sandbox::new();
+    sandbox.serve().stop();
+    let (here, away) = (sandbox.state().join("server.json"), sandbox.path("elsewhere"));
+    std::fs::rename(&here, &away).expect("it can be moved");
+    symlink(&away, &here).expect("a link can be made");
+    run(sandbox.run(&[])).expect(78).complains("symbolic link");
+}
+
+#[test]
+fn no_folder_is_no_server() {
+    let sandbox = Sandbox::new();
+    for words in [&["issue", "ann"][..], &["members"], &["compromised", "a", "--yes-wipe-all-keys"]]
+    {
+        run(sandbox.server(words)).expect(78).complains("clawchat-server init");
+    }
+    for words in [&["status"][..], &["rotate-keys"]] {
+        drop(run(sandbox.server(words)).expect(69));
+    }
+    assert!(!sandbox.state().exists(), "asking makes nothing");
+}
+
+#[test]
+fn files_issued_with_and_without_a_server_connect() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    let before = sandbox.issue("ann");
+    let server = sandbox.serve();
+    let during = sandbox.issue_with("ann", "second", &[]);
+    let same = std::fs::read(&before.key).expect("it was written");
+    assert_eq!(same, std::fs::read(&during.key).expect("it was written"), "a member has one key");
+    assert_ne!(
+        std::fs::read(&before.sec).expect("it was written"),
+        std::fs::read(&during.sec).expect("it was written")
+    );
+    for member in [&before, &during] {
+        drop(run(sandbox.client_of(member, &["who"])).expect(0));
+    }
+    server.stop();
+}
+
+#[test]
+fn bad_names_make_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    let first = sandbox.issue("ann");
+    let server = sandbox.serve();
+    drop(run(sandbox.client_of(&first, &["who"])).expect(0));
+    let before = tree(&sandbox.state());
+    for name in ["server", "A", "", &"x".repeat(65), "../x", "a/b", "ä"] {
+        drop(run(sandbox.server(&["issue", name])).expect(2));
+    }
+    assert_eq!(tree(&sandbox.state()), before);
+    server.stop();
+}
+
+#[test]
+fn the_admin_socket_goes_with_its_server() {
+    let sandbox = Sandbox::new();
+    let socket = sandbox.state().join("admin.sock");
+    sandbox.serve().stop();
+    assert!(!socket.exists());
+    let mut server = sandbox.serve();
+    server.process.signal(Signal::KILL);
+    server.process.kill();
+    let meta = std::fs::symlink_metadata(&socket).expect("a killed server leaves it");
+    assert!(meta.file_type().is_socket() && meta.mode() & 0o777 == 0o600);
+    drop(run(sandbox.server(&["status"])).expect(69));
+    drop(sandbox.issue("ann"));
+    let server = sandbox.serve();
+    drop(run(sandbox.server(&["status"])).expect(0));
+    server.stop();
+}
+
+#[test]
+fn a_very_long_path_works() {
+    let sandbox = Sandbox::new();
+    let state = sandbox.path(&"d".repeat(120)).join("e".repeat(120));
+    let server = |words: &[&str]| {
+        let mut command = sandbox.command(clawchat_tests::process::program("clawchat-server"));
+        command.args(words).arg("--state").arg(&state);
+        command
+    };
+    let words = ["run", "--bind", "127.0.0.1", "--public", "127.0.0.1", "--json"];
+    let mut running = Process::start(server(&words));
+    running.event("listening");
+    drop(run(server(&["status"])).expect(0));
+    running.signal(Signal::TERM);
+    drop(running.end().expect(0));
+}
+
+#[test]
+fn what_can_not_be_written_costs_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    let output = sandbox.path("missing").join("a.sec").display().to_string();
+    drop(run(sandbox.server(&["issue", "ann", "-o", &output])).expect(73));
+    let members = run(sandbox.server(&["members", "--json"])).expect(0).json();
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn damage_names_its_file() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    drop(sandbox.issue("ann"));
+    for folder in ["members", "credentials", "."] {
+        let folder = sandbox.state().join(folder);
+        let damaged =
+            tree(&folder).into_iter().find(|path| path.extension().is_some_and(|e| e == "json"));
+        let damaged = damaged.expect("there is one");
+        let whole = std::fs::read(&damaged).expect("it can be read");
+        for broken in [&b""[..], b"{", b"{}", b"\xff\xfe", &whole[..whole.len() / 2]] {
+            std::fs::write(&damaged, broken).expect("it can be written");
+            let name = damaged.file_name().expect("it has a name").to_string_lossy().into_owned();
+            run(sandbox.run(&[])).expect(78).complains(&name);
+        }
+        std::fs::write(&damaged, &whole).expect("it can be written");
+    }
+    sandbox.serve().stop();
+}
+
+#[test]
+fn a_journal_cut_by_a_crash_is_read() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+    sandbox.send(&ann, "@bob", "one");
+    sandbox.send(&ann, "@bob", "two");
+    server.stop();
+    let journal = sandbox.state().join("chat.journal");
+    let mut bytes = std::fs::read(&journal).expect("it can be read");
+    bytes.extend(b"{\"from\":\"ann\",\"id\":\"00");
+    std::fs::write(&journal, bytes).expect("it can be written");
+    let server = sandbox.serve();
+    let mut listener = sandbox.listen(&bob);
+    listener.chat("one");
+    listener.chat("two");
+    drop(listener);
+    server.stop();
+}
