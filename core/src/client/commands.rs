@@ -72,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Command: says goodbye (PROTOCOL 5.5). [`Event::Closed`] comes once it is acknowledged or given
+    /// Command: says goodbye (PROTOCOL 5.5). [`Event::Closed`](super::Event::Closed) comes once it is acknowledged or given
     /// up.
     pub fn leave(&mut self, now: Now) {
         match &mut self.state {

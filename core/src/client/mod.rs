@@ -106,7 +106,7 @@ pub enum Event {
         /// Its number.
         epoch: Epoch,
     },
-    /// Messages can be taken again after [`SendError::WindowFull`].
+    /// Messages can be taken again after [`SendError::WindowFull`](crate::error::SendError::WindowFull).
     Writable,
     /// COMPROMISED: all keys in memory are gone, and the security file is being wiped.
     Compromised {
