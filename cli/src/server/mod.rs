@@ -6,6 +6,7 @@ mod commands;
 pub mod journal;
 mod run;
 pub mod store;
+mod tell;
 pub mod worker;
 
 use crate::process;

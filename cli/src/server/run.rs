@@ -5,6 +5,7 @@ use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
 use super::journal::Journal;
 use super::store::Store;
+use super::tell::describe;
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{complain, event, list, moment, one_line, print};
@@ -15,7 +16,6 @@ use clawchat_core::ops::Outcome as Completion;
 use clawchat_core::server::{Action, Event, Server, ServerConfig};
 use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Object, base64};
-use clawchat_core::wire::message::{Recipient, SERVER_MEMBER};
 use clawchat_mio::{Driver, Flow, Host, Remote, clock, entropy};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
@@ -277,54 +277,16 @@ impl ServerHost {
     }
 
     fn tell(&mut self, what: &Event) {
-        let (object, line) = match what {
-            Event::Listening { .. } | Event::NoPort => return,
-            Event::Connected { session, member, remote } => (
-                event("connected")
-                    .with("member", member.as_str())
-                    .with("session", session.0)
-                    .with("remote", remote.to_string()),
-                format!("{member} connected from {remote}"),
-            ),
-            Event::Disconnected { session, member, reason } => (
-                event("disconnected")
-                    .with("member", member.as_str())
-                    .with("session", session.0)
-                    .with("reason", reason.to_string()),
-                format!("{member} disconnected: {reason}"),
-            ),
-            Event::Chat(chat) => {
-                let to_us = matches!(&chat.to, Recipient::Member(name) if name == SERVER_MEMBER);
-                let line =
-                    if to_us { format!(": {}", one_line(&chat.text)) } else { String::new() };
-                let object = event("chat")
-                    .with("from", chat.from.as_str())
-                    .with("to", chat.to.to_string())
-                    .with("id", chat.id.to_string())
-                    .with_some("text", to_us.then_some(chat.text.as_str()));
-                (object, format!("chat from {} to {}{line}", chat.from, chat.to))
-            }
-            Event::Compromised { member, by, new_file_ready } => {
+        match what {
+            Event::Compromised { member, new_file_ready, .. } => {
                 self.compromised(member, *new_file_ready);
-                let object = event("compromised")
-                    .with("member", member.as_str())
-                    .with("by", by.as_str())
-                    .with("new_file_ready", *new_file_ready);
-                (object, format!("COMPROMISED: the keys of {member} are wiped, raised by {by}"))
             }
-            Event::Signalled { session, member, acknowledged } => {
+            Event::Signalled { session, acknowledged, .. } => {
                 self.signalled(*session, *acknowledged);
-                let object = event("signalled")
-                    .with("member", member.as_str())
-                    .with("acknowledged", *acknowledged);
-                let how = if *acknowledged { "acknowledged" } else { "did not acknowledge" };
-                (object, format!("{member} {how} COMPROMISED"))
             }
-            Event::KeysRotated { member, epoch, .. } => (
-                event("key_rotated").with("member", member.as_str()).with("epoch", epoch.0),
-                format!("{member} is in key epoch {epoch}"),
-            ),
-        };
+            _ => {}
+        }
+        let Some((object, line)) = describe(what) else { return };
         if self.json {
             print(&object);
         } else if !self.quiet {
