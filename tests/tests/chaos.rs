@@ -396,7 +396,11 @@ impl Chaos {
             let process = self.world.living(member).ok_or_else(|| format!("{member} is dead"))?;
             let unreceipted =
                 self.world.client_machine(process).map_or(0, client::Client::unreceipted);
-            if !self.world.client(process).connected || unreceipted > 0 {
+            let node = self.world.client(process);
+            let known = self.world.server_machine().is_some_and(|server| {
+                server.sessions().iter().any(|session| Some(session.remote) == node.address)
+            });
+            if !node.connected || !known || unreceipted > 0 {
                 return Err(format!("{process:?} of {member}: {unreceipted} without receipt"));
             }
         }

@@ -282,6 +282,19 @@ fn a_copy_of_the_signal_draws_the_same_ack_for_ten_seconds() {
     scene.over();
 }
 
+/// Else a copy from a forged address would draw more than it cost.
+#[test]
+fn an_ack_is_never_longer_than_the_signal() {
+    for reason in ["", "?", "stolen laptop", "user_initiated"] {
+        let mut scene = scene(17);
+        scene.world.with_server(|s, now| s.declare_compromised(now, "ann", reason));
+        scene.world.run(Duration::from_secs(1));
+        let signal = scene.all(Who::Server, PacketType::Compromised).remove(0);
+        let ack = scene.all(Who::Client(scene.ann), PacketType::CompromisedAck).remove(0);
+        assert!(ack.len() <= signal.len(), "{reason:?}: {} to {}", ack.len(), signal.len());
+    }
+}
+
 #[test]
 fn copies_of_a_signal_are_not_answered_without_end() {
     let mut scene = scene(10);

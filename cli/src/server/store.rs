@@ -146,6 +146,9 @@ impl Store {
         for part in ["", "members", "credentials", "security"] {
             disk::make_private_folder(&folder.join(part))?;
         }
+        for sec in files(&folder.join("security"))? {
+            disk::check_private(&sec)?;
+        }
         let path = folder.join("lock");
         if !path.exists() {
             // Another process may be first; either way it is there.
@@ -326,16 +329,20 @@ impl Store {
     }
 }
 
+/// The `.json` files in a folder; others, left by a crash, count for nothing.
 fn json_files(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut paths = files(folder)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    Ok(paths)
+}
+
+fn files(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let unreadable = |error: std::io::Error| {
         Failure::new(Exit::Config, format!("cannot list {}: {error}", folder.display()))
     };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            paths.push(path);
-        }
+        paths.push(entry.map_err(unreadable)?.path());
     }
     paths.sort();
     Ok(paths)

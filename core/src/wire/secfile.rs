@@ -313,3 +313,89 @@ impl Envelope {
             .encode()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quickcheck::{Arbitrary, Gen, quickcheck};
+
+    fn number(g: &mut Gen) -> u64 {
+        u64::arbitrary(g) >> (11 + u8::arbitrary(g) % 53)
+    }
+
+    fn text(g: &mut Gen) -> String {
+        let mut text = String::arbitrary(g);
+        while text.len() > SERVER_NAME_MAX {
+            text.pop();
+        }
+        text
+    }
+
+    #[derive(Clone, Debug)]
+    struct Content(Object);
+
+    impl Arbitrary for Content {
+        fn arbitrary(g: &mut Gen) -> Self {
+            let schedule = |g: &mut Gen| PortSchedule {
+                seed: Secret::filled(|out| out.fill_with(|| u8::arbitrary(g))),
+                origin: number(g),
+                interval: number(g).max(1),
+            };
+            let file = SecurityFile {
+                server_id: text(g),
+                server_name: text(g),
+                server_public_ip: String::arbitrary(g),
+                server_udp_port: u16::arbitrary(g).max(1),
+                shared_secret: Secret::filled(|out| out.fill_with(|| u8::arbitrary(g))),
+                bootstrap_key_id: String::arbitrary(g),
+                timestamp: number(g),
+                valid_from: number(g),
+                valid_until: number(g),
+                next_rotation: number(g),
+                grace_period: number(g),
+                stun_servers: Vec::arbitrary(g),
+                hole_punch_timeout: 1 + number(g) % 600,
+                port_schedule: bool::arbitrary(g).then(|| schedule(g)),
+                response_timeout: 1 + number(g) % 600,
+            };
+            Self(file.to_object())
+        }
+    }
+
+    quickcheck! {
+        fn content_round_trip(content: Content) -> bool {
+            let Content(object) = content;
+            SecurityFile::parse(&object.encode()).is_ok_and(|file| file.to_object() == object)
+        }
+
+        /// Each field but the optional one is needed, and of its type.
+        fn every_field_is_needed(content: Content) -> bool {
+            let Content(object) = content;
+            let names: Vec<_> = object.fields().map(|(name, _)| name.to_string()).collect();
+            names.iter().all(|name| {
+                let broken = object.clone().with(name, Json::Null);
+                matches!(SecurityFile::from_object(&broken), Err(Malformed::Field(_)))
+            })
+        }
+
+        fn envelope_round_trip(ciphertext: Vec<u8>, key: u64, iterations: u32, sum: bool) -> bool {
+            let envelope = Envelope {
+                salt: [key as u8; 32],
+                iv: [(key >> 8) as u8; 12],
+                ciphertext,
+                tag: [(key >> 16) as u8; 16],
+                iterations: ITERATIONS + iterations % (ITERATIONS_MAX - ITERATIONS + 1),
+                timestamp: key >> 11,
+                checksum: sum.then(|| "0123abcd".to_string()),
+            };
+            Envelope::parse(&envelope.encode()) == Ok(envelope)
+        }
+
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, content: Content, cut: usize) -> bool {
+            let whole = content.0.encode();
+            let part = &whole[..cut % whole.len()];
+            let _ = (Envelope::parse(&bytes), SecurityFile::parse(&bytes), Envelope::parse(part));
+            SecurityFile::parse(part).is_err()
+        }
+    }
+}
