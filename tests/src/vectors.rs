@@ -20,9 +20,12 @@ pub fn own_folder() -> PathBuf {
 }
 
 /// The folder of the known answers: `CLAWCHAT_SPEC_VECTORS` when set, else [`own_folder`].
+///
+/// Tests run in the folder of their crate; a relative path is meant from where the workspace is.
 #[must_use]
 pub fn folder() -> PathBuf {
-    env::var_os("CLAWCHAT_SPEC_VECTORS").map_or_else(own_folder, PathBuf::from)
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    env::var_os("CLAWCHAT_SPEC_VECTORS").map_or_else(own_folder, |named| workspace.join(named))
 }
 
 /// Reads one file of vectors.
