@@ -56,6 +56,7 @@ pub(super) fn ensure_identity(
 ) -> Outcome<(Identity, bool)> {
     let old = store.identity()?;
     let fresh = old.is_none();
+    let before = old.as_ref().map(Identity::settings);
     let mut identity = match old {
         Some(identity) => identity,
         None => {
@@ -78,7 +79,10 @@ pub(super) fn ensure_identity(
             format!("a server name has at most {SERVER_NAME_MAX} bytes, an address at least 1");
         return Err(Failure::new(Exit::Usage, what));
     }
-    store.set_identity(&identity)?;
+    // Not written without need: a full disk must not keep a server from starting.
+    if before != Some(identity.settings()) {
+        store.set_identity(&identity)?;
+    }
     if fresh && !quiet {
         complain(&format!("made {} for `{}`", store.folder().display(), identity.name));
     }

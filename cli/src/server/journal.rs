@@ -57,7 +57,12 @@ impl Journal {
                 Failure::new(Exit::Config, text).advice("restore it, or move it away")
             })?;
         }
-        journal.compact().map_err(|error| disk::cannot_write(path, &error))?;
+        journal.size = whole as u64;
+        if journal.compact().is_err() {
+            // A full disk hinders new chat, not what is there: only a line that a crash cut must go.
+            journal.file = open(path).map_err(|error| disk::cannot_write(path, &error))?;
+            journal.file.set_len(journal.size).map_err(|error| disk::cannot_write(path, &error))?;
+        }
         Ok(journal)
     }
 

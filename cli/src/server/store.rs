@@ -93,6 +93,12 @@ impl Identity {
         Ok(Self { server_id, name, public, port, seed, origin })
     }
 
+    /// What the command line may change.
+    #[must_use]
+    pub fn settings(&self) -> (String, String, PortSetting) {
+        (self.name.clone(), self.public.clone(), self.port)
+    }
+
     /// The port's choice, as the core takes it.
     #[must_use]
     pub fn port_choice(&self) -> PortChoice {
