@@ -422,6 +422,20 @@ fn an_operator_raises_compromised_on_a_listener() {
     drop(run(sandbox.server(&raise)).expect(66));
 }
 
+/// The program must not end before the file is gone.
+#[test]
+fn an_operator_raises_compromised_on_a_chat() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let ann = sandbox.issue("ann");
+    let mut chat = Process::start_typing(sandbox.client_of(&ann, &["chat"]));
+    chat.complains("connected");
+    let raise = ["compromised", "ann", "--yes-wipe-all-keys", "--json"];
+    assert_eq!(run(sandbox.server(&raise)).expect(0).json()["acknowledged"], 1);
+    drop(chat.end().expect(84));
+    assert!(!ann.sec.exists() && ann.key.exists());
+}
+
 #[test]
 fn an_operator_raises_compromised_on_the_absent() {
     let sandbox = Sandbox::new();

@@ -33,6 +33,16 @@ struct Console {
     members: BTreeMap<String, Presence>,
 }
 
+/// How the chat ended.
+enum End {
+    /// The user leaves.
+    Leave,
+    /// The user wants the keys destroyed.
+    Declare,
+    /// The server had them destroyed.
+    Compromised,
+}
+
 /// What became of a line.
 enum Next {
     Go,
@@ -58,20 +68,19 @@ pub(super) fn chat(common: &Common, to: &str) -> Outcome<()> {
     link.take_inbox().iter().for_each(|chat| print(show::chat(chat)));
     link.clear_inbox();
     let mut console = Console { link, print, to: to.to_owned(), members };
-    let declared = smol::block_on(console.run(&lines, common))?;
+    let end = smol::block_on(console.run(&lines, common))?;
     let Console { link, .. } = console;
-    if declared {
-        // The editor has the terminal until its thread ends, which it did with this line.
-        drop(lines);
-        smol::block_on(link.leave());
-        confirm_wipe(
-            common.no_input,
-            "This destroys the keys of this device here and at the server.",
-        )?;
-        return super::commands::compromised(common, true);
+    match end {
+        End::Leave => smol::block_on(link.leave()),
+        End::Compromised => Err(smol::block_on(link.wiped())),
+        End::Declare => {
+            // The editor has the terminal until its thread ends, which it did with this line.
+            smol::block_on(link.leave())?;
+            let what = "This destroys the keys of this device here and at the server.";
+            confirm_wipe(common.no_input, what)?;
+            super::commands::compromised(common, true)
+        }
     }
-    smol::block_on(link.leave());
-    Ok(())
 }
 
 /// Lines of the user, and how to print beside them.
@@ -117,8 +126,7 @@ fn edit(editor: &mut DefaultEditor, lines: &Sender<String>) {
 }
 
 impl Console {
-    /// Until the user leaves; true when the keys are to be destroyed.
-    async fn run(&mut self, lines: &Receiver<String>, common: &Common) -> Outcome<bool> {
+    async fn run(&mut self, lines: &Receiver<String>, common: &Common) -> Outcome<End> {
         enum Either {
             Line(Option<String>),
             Woken(Woken),
@@ -127,41 +135,38 @@ impl Console {
             let line = async { Either::Line(lines.recv().await.ok()) };
             let woken = async { Either::Woken(self.link.next(None).await) };
             match line.or(woken).await {
-                Either::Line(None) => return self.flush(common).await.map(|()| false),
+                Either::Line(None) => return self.flush(common).await,
                 Either::Line(Some(line)) => match self.line(line.trim()).await {
                     Next::Go => {}
-                    Next::Leave => return self.flush(common).await.map(|()| false),
-                    Next::Wipe => return Ok(true),
+                    Next::Leave => return self.flush(common).await,
+                    Next::Wipe => return Ok(End::Declare),
                 },
                 Either::Woken(Woken::Event(Event::Compromised { .. })) => {
-                    return Err(Failure::new(
-                        Exit::KeysWiped,
-                        "COMPROMISED received from the server: all keys here are destroyed",
-                    )
-                    .advice("ask the operator for the new security file"));
+                    return Ok(End::Compromised);
                 }
                 Either::Woken(Woken::Event(Event::Closed(reason))) => {
                     return Err(self.link.failure(&reason, common.timeout));
                 }
                 Either::Woken(Woken::Event(event)) => self.event(&event),
-                Either::Woken(Woken::Signal | Woken::Timeout) => return Ok(false),
+                Either::Woken(Woken::Signal | Woken::Timeout) => return Ok(End::Leave),
             }
         }
     }
 
     /// Before leaving: what was typed is stored, or the time is over.
-    async fn flush(&mut self, common: &Common) -> Outcome<()> {
+    async fn flush(&mut self, common: &Common) -> Outcome<End> {
         let deadline = Instant::now() + common.timeout;
         while self.link.handle.state().await.is_some_and(|state| state.unreceipted > 0) {
             match self.link.next(Some(deadline)).await {
+                Woken::Event(Event::Compromised { .. }) => return Ok(End::Compromised),
                 Woken::Event(event) => self.event(&event),
-                Woken::Signal => return Ok(()),
+                Woken::Signal => return Ok(End::Leave),
                 Woken::Timeout => {
                     return Err(Failure::new(Exit::Unreachable, "not all messages were stored"));
                 }
             }
         }
-        Ok(())
+        Ok(End::Leave)
     }
 
     fn event(&mut self, event: &Event) {

@@ -10,7 +10,7 @@ use crate::text::{answer, complain, event, list, one_line, print};
 use clawchat_core::client::Event;
 use clawchat_core::error::{CloseReason, SendError};
 use clawchat_core::limits::MESSAGE_MAX;
-use clawchat_core::wire::message::{ErrorCode, ReceiptState, Recipient};
+use clawchat_core::wire::message::{ErrorCode, Presence, ReceiptState, Recipient};
 use core::time::Duration;
 use std::path::Path;
 use std::time::Instant;
@@ -40,7 +40,7 @@ pub(super) fn send(common: &Common, what: &Send) -> Outcome<()> {
                         _ => Exit::Failed,
                     };
                     let what = format!("not sent ({})", error.code.name());
-                    link.leave().await;
+                    link.leave().await?;
                     return Err(Failure::new(exit, what).fact(one_line(&error.message)));
                 }
                 Woken::Event(Event::Compromised { .. }) => return Err(link.wiped().await),
@@ -49,7 +49,7 @@ pub(super) fn send(common: &Common, what: &Send) -> Outcome<()> {
                 }
                 Woken::Event(_) => {}
                 Woken::Signal => {
-                    link.leave().await;
+                    link.leave().await?;
                     let text = "interrupted before the server had stored it";
                     return Err(Failure::new(Exit::Interrupted, text));
                 }
@@ -63,8 +63,7 @@ pub(super) fn send(common: &Common, what: &Send) -> Outcome<()> {
         } else if !common.quiet {
             complain(&format!("> stored, for {}", what.to));
         }
-        link.leave().await;
-        Ok(())
+        link.leave().await
     })
 }
 
@@ -120,8 +119,7 @@ pub(super) fn listen(common: &Common) -> Outcome<()> {
                 }
                 Woken::Event(_) => {}
                 Woken::Signal => {
-                    link.leave().await;
-                    return Ok(());
+                    return link.leave().await;
                 }
                 Woken::Timeout => {
                     return Err(link.failure(&CloseReason::Unreachable, common.timeout));
@@ -147,14 +145,13 @@ fn tell(common: &Common, what: &Event) {
 }
 
 /// Connects, and waits for the roster.
-async fn roster(
-    link: &Link,
-    common: &Common,
-) -> Outcome<(Vec<clawchat_core::wire::message::Presence>, Vec<String>)> {
+async fn roster(link: Link, common: &Common) -> Outcome<(Link, Vec<Presence>, Vec<String>)> {
+    link.connected(common.timeout).await?;
     let deadline = Instant::now() + common.timeout;
     loop {
         match link.next(Some(deadline)).await {
-            Woken::Event(Event::Roster { members, rooms }) => return Ok((members, rooms)),
+            Woken::Event(Event::Roster { members, rooms }) => return Ok((link, members, rooms)),
+            Woken::Event(Event::Compromised { .. }) => return Err(link.wiped().await),
             Woken::Event(Event::Closed(reason)) => {
                 return Err(link.failure(&reason, common.timeout));
             }
@@ -169,8 +166,7 @@ async fn roster(
 pub(super) fn who(common: &Common) -> Outcome<()> {
     let link = Link::start(common)?;
     smol::block_on(async {
-        link.connected(common.timeout).await?;
-        let (members, rooms) = roster(&link, common).await?;
+        let (link, members, rooms) = roster(link, common).await?;
         if common.json {
             print(
                 &clawchat_core::wire::json::Object::new()
@@ -182,8 +178,7 @@ pub(super) fn who(common: &Common) -> Outcome<()> {
             show::table(&members).iter().for_each(|line| answer(line));
             answer(&format!("rooms: {}", rooms.join(", ")));
         }
-        link.leave().await;
-        Ok(())
+        link.leave().await
     })
 }
 
@@ -221,8 +216,7 @@ pub(super) fn status(common: &Common) -> Outcome<()> {
                 rtt.map_or(String::new(), |rtt| format!(", rtt {:.1} ms", rtt.as_secs_f64() * 1e3));
             answer(&format!("session   connected in {millis} ms{rtt}, key epoch {epoch}"));
         }
-        link.leave().await;
-        Ok(())
+        link.leave().await
     })
 }
 

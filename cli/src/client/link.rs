@@ -284,14 +284,18 @@ impl Link {
     }
 
     /// Says goodbye and waits until that is through.
-    pub(super) async fn leave(mut self) {
+    ///
+    /// # Errors
+    /// 84 when COMPROMISED came in between.
+    pub(super) async fn leave(mut self) -> Outcome<()> {
         // What still comes is nobody's to show.
         self.keeps_chat = true;
         self.handle.leave();
         let deadline = Some(Instant::now() + GOODBYE);
         loop {
             match self.next(deadline).await {
-                Woken::Event(Event::Closed(_)) | Woken::Signal | Woken::Timeout => return,
+                Woken::Event(Event::Compromised { .. }) => return Err(self.wiped().await),
+                Woken::Event(Event::Closed(_)) | Woken::Signal | Woken::Timeout => return Ok(()),
                 Woken::Event(_) => {}
             }
         }
