@@ -31,7 +31,7 @@
 //! use clawchat_core::id::PortId;
 //! use clawchat_core::ops::Outcome;
 //! use clawchat_core::random::Seed;
-//! use clawchat_core::server::{Action, PortChoice, Server, ServerConfig};
+//! use clawchat_core::server::{Action, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig, Timing};
 //! use clawchat_core::time::{Duration, Instant, Now, UnixMs};
 //! use clawchat_core::transport::path::Path;
 //! use clawchat_core::wire::secfile::SecurityFile;
@@ -43,6 +43,8 @@
 //!         server_name: "Example".into(),
 //!         public: "192.0.2.1".into(),
 //!         port: PortChoice::Fixed(50_000),
+//!         timing: Timing::default(),
+//!         renewal_valid_for: RENEWAL_VALID_FOR,
 //!         members: vec![],
 //!         credentials: vec![],
 //!         chats: vec![],
@@ -85,11 +87,11 @@
 //!         server.handle_completion(now, op, Outcome::Done);
 //!     }
 //!     while let Some(sent) = client.poll_transmit(now, &mut out) {
-//!         let path = Path { port: PortId(0), remote: there };
+//!         let path = Path::new(PortId(0), there);
 //!         server.handle_datagram(now, path, &mut out[..sent.len]);
 //!     }
 //!     while let Some(sent) = server.poll_transmit(now, &mut out) {
-//!         let path = Path { port: PortId(0), remote: here };
+//!         let path = Path::new(PortId(0), here);
 //!         client.handle_datagram(now, path, &mut out[..sent.len]);
 //!     }
 //!     while server.poll_event().is_some() {}

@@ -91,6 +91,8 @@ pub const PREVIOUS_EPOCH_MIN: Duration = Duration::from_secs(1);
 
 /// Seconds between two key rotations (SPEC 7.1), as told in the answer to a hello.
 pub const ROTATION_INTERVAL: u64 = 3600;
+/// Seconds before a port rotation at which it is prepared and announced (SPEC 7.1).
+pub const ANNOUNCE: u64 = 120;
 /// Seconds of grace (SPEC 7.1).
 pub const GRACE_PERIOD: u64 = 300;
 

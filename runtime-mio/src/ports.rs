@@ -75,6 +75,15 @@ impl Ports {
         }
         if registered > 0 { Outcome::Done } else { Outcome::Failed }
     }
+
+    /// Closes a binding. What was not read of it is gone with it.
+    pub(crate) fn close(&mut self, registry: &Registry, port: PortId) -> Outcome {
+        for (_, mut bound) in self.sockets.extract_if(.., |_, bound| bound.port == port) {
+            // The queue forgets a socket that is closed, whatever it says here.
+            let _closed_anyway = registry.deregister(&mut bound.io);
+        }
+        Outcome::Done
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocketState)> {

@@ -39,7 +39,7 @@ impl Receiver {
                     for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                         let remote =
                             SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-                        let path = Path { port: bound.port, remote };
+                        let path = Path::new(bound.port, remote);
                         let stride = meta.stride.max(1);
                         slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
                     }

@@ -72,12 +72,17 @@ impl<H: Host> Driver<H> {
             let mut quiet = true;
             while let Some((op, action)) = self.server.poll_action() {
                 quiet = false;
-                if let Action::BindPort { port, number } = action {
-                    let outcome = self.ports.bind(self.poll.registry(), port, number);
-                    self.server.handle_completion(now, op, outcome);
-                } else {
-                    host.start(op, action);
-                }
+                let outcome = match action {
+                    Action::BindPort { port, number } => {
+                        self.ports.bind(self.poll.registry(), port, number)
+                    }
+                    Action::ClosePort { port } => self.ports.close(self.poll.registry(), port),
+                    other => {
+                        host.start(op, other);
+                        continue;
+                    }
+                };
+                self.server.handle_completion(now, op, outcome);
             }
             while let Some(event) = self.server.poll_event() {
                 quiet = false;

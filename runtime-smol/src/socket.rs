@@ -1,6 +1,7 @@
 //! The client's sockets: one per address family that the server has.
 
 use clawchat_core::id::PortId;
+use clawchat_core::ops::Outcome;
 use clawchat_core::transport::path::{Path, Transmit};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
@@ -31,8 +32,8 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds any port for each family among `addresses`; false when none could be bound.
-    pub(crate) fn bind(&mut self, port: PortId, addresses: &[IpAddr]) -> bool {
+    /// Binds any port for each family among `addresses`; failed when none could be bound.
+    pub(crate) fn bind(&mut self, port: PortId, addresses: &[IpAddr]) -> Outcome {
         self.port = Some(port);
         self.bound.clear();
         self.arena.resize(SLOT * SLOTS, 0);
@@ -41,7 +42,16 @@ impl Sockets {
                 self.bound.extend(open(v4).ok());
             }
         }
-        !self.bound.is_empty()
+        if self.bound.is_empty() { Outcome::Failed } else { Outcome::Done }
+    }
+
+    /// Closes the binding. What was not read of it is gone with it.
+    pub(crate) fn close(&mut self, port: PortId) -> Outcome {
+        if self.port == Some(port) {
+            self.port = None;
+            self.bound.clear();
+        }
+        Outcome::Done
     }
 
     /// Sends; false when the socket would block. Any other error is packet loss.
@@ -71,7 +81,7 @@ impl Sockets {
             any = true;
             for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                 let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-                let path = Path { port, remote };
+                let path = Path::new(port, remote);
                 let stride = meta.stride.max(1);
                 slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
             }

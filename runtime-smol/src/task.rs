@@ -165,9 +165,12 @@ impl Task {
     /// Performs and hands out what the machine has, until it has nothing more.
     fn drain(&mut self, now: Now) {
         while let Some((op, action)) = self.client.poll_action() {
-            if let Action::BindPort { port } = action {
-                let bound = self.sockets.bind(port, &self.addresses);
-                let outcome = if bound { Outcome::Done } else { Outcome::Failed };
+            let outcome = match action {
+                Action::BindPort { port } => Some(self.sockets.bind(port, &self.addresses)),
+                Action::ClosePort { port } => Some(self.sockets.close(port)),
+                Action::StoreSecurityFile { .. } | Action::WipeSecurityFiles => None,
+            };
+            if let Some(outcome) = outcome {
                 self.client.handle_completion(now, op, outcome);
                 continue;
             }

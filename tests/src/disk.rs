@@ -75,7 +75,10 @@ impl Disk {
             Action::StoreChat { .. } => store,
             Action::IssueSecurityFile { .. } => issue,
             Action::RetireFiles { .. } => retire,
-            Action::BindPort { .. } | Action::ChatDelivered { .. } => 0,
+            Action::BindPort { .. }
+            | Action::ClosePort { .. }
+            | Action::KeepCredentials { .. }
+            | Action::ChatDelivered { .. } => 0,
         };
         let outcome = if rng.chance(fail) { Outcome::Failed } else { Outcome::Done };
         let mut time = |slow| {
@@ -114,7 +117,8 @@ impl Disk {
                     self.journal[*at].to.retain(|member| *member != by);
                 }
             }
-            Action::BindPort { .. } => {}
+            Action::KeepCredentials { .. } => {}
+            Action::BindPort { .. } | Action::ClosePort { .. } => {}
         }
     }
 
@@ -197,7 +201,13 @@ mod tests {
             text: "hi".to_string(),
             sent_at: UnixMs(0),
         };
-        Action::StoreChat { stored: Box::new(StoredChat { chat, to: vec!["bob".to_string()] }) }
+        Action::StoreChat {
+            stored: Box::new(StoredChat {
+                chat,
+                to: vec!["bob".to_string()],
+                stored_at: UnixMs(0),
+            }),
+        }
     }
 
     #[test]

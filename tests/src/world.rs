@@ -17,7 +17,9 @@ use clawchat_core::limits::{DATAGRAM_MAX, SESSIONS};
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
-use clawchat_core::server::{self, Member, PortChoice, Server, ServerConfig};
+use clawchat_core::server::{
+    self, Member, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig, Timing,
+};
 use clawchat_core::time::{Duration, Instant, Now, UnixMs};
 use clawchat_core::transport::path::Path;
 use clawchat_core::wire::header::PacketType;
@@ -655,7 +657,7 @@ impl World {
             self.silent_client(process, remote, datagram);
             return;
         }
-        let path = Path { port: PortId(0), remote };
+        let path = Path::new(PortId(0), remote);
         self.with_client(process, |client, now| client.handle_datagram(now, path, &mut datagram));
     }
 
@@ -690,7 +692,7 @@ impl World {
         let Some(host) = &mut self.clients[process.0].host else { return };
         let now = host.clock.at(self.now);
         let before = host.machine.deadline();
-        let path = Path { port: PortId(0), remote };
+        let path = Path::new(PortId(0), remote);
         let copy = datagram.clone();
         host.machine.handle_datagram(now, path, &mut datagram);
         let outputs = drain_all(&mut host.machine, now, &mut self.out);
@@ -714,7 +716,7 @@ impl World {
 
     fn arrive_at_server(&mut self, number: u16, from: SocketAddr, mut datagram: Vec<u8>) {
         let Some(port) = self.server.ports.get(&number).copied() else { return };
-        let path = Path { port, remote: from };
+        let path = Path::new(port, from);
         let genuine = self.oracles.wire.is_genuine(&datagram);
         let fresh = genuine && self.taken.insert(digest(2, &datagram));
         if self.server.host.is_some() {
@@ -759,7 +761,7 @@ impl World {
     pub fn attack(&mut self, datagram: Vec<u8>) -> Vec<Vec<u8>> {
         let remote = self.net.attacker();
         let Some(port) = self.server.ports.values().next().copied() else { return Vec::new() };
-        let replies = self.watched_server(Path { port, remote }, datagram);
+        let replies = self.watched_server(Path::new(port, remote), datagram);
         self.check();
         replies
     }
@@ -812,6 +814,8 @@ impl World {
             server_name: "Simulated".to_string(),
             public: SERVER_IP.to_string(),
             port,
+            timing: Timing::default(),
+            renewal_valid_for: RENEWAL_VALID_FOR,
             members: members.collect(),
             credentials: self.disk.credentials(),
             chats: self.disk.chats(),
@@ -928,7 +932,10 @@ impl World {
             }
             server::Event::Compromised { member, .. } => self.silence(&member.clone()),
             server::Event::Listening { .. }
+            | server::Event::PortRotated { .. }
             | server::Event::NoPort
+            | server::Event::Audit(_)
+            | server::Event::Alert(_)
             | server::Event::Signalled { .. } => {}
         }
         self.server.events.push(event);
@@ -1089,6 +1096,7 @@ impl World {
                 self.clients[process.0].address = Some((ip, 50_000).into());
                 self.push(at, Happening::ClientBound { process, op });
             }
+            client::Action::ClosePort { .. } | client::Action::StoreSecurityFile { .. } => {}
             client::Action::WipeSecurityFiles => {
                 let ok = !self.rng.chance(self.wipe_fails);
                 self.push(at, Happening::ClientWiped { process, op, ok });

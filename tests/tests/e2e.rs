@@ -617,7 +617,7 @@ fn complete(
     while let Some((op, action)) = machine.poll_action() {
         match action {
             Action::BindPort { port, .. } => {
-                *path = Some(UdpPath { port, remote: ([127, 0, 0, 1], 1).into() });
+                *path = Some(UdpPath::new(port, ([127, 0, 0, 1], 1).into()));
             }
             Action::IssueSecurityFile { draft } => issued = Some(*draft),
             _ => {}
@@ -644,6 +644,8 @@ fn serve_skewed(sandbox: &Sandbox, ahead_ms: i64) -> SkewedServer {
         server_name: "Skewed".into(),
         public: "127.0.0.1".into(),
         port: PortChoice::Fixed(number),
+        timing: clawchat_core::server::Timing::default(),
+        renewal_valid_for: clawchat_core::server::RENEWAL_VALID_FOR,
         members: Vec::new(),
         credentials: Vec::new(),
         chats: Vec::new(),

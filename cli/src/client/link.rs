@@ -44,7 +44,9 @@ impl Host for WipeHost {
                 Some(path) if wipe(path).is_err() => ops::Outcome::Failed,
                 Some(_) | None => ops::Outcome::Done,
             },
-            Action::BindPort { .. } => ops::Outcome::Failed,
+            Action::BindPort { .. }
+            | Action::ClosePort { .. }
+            | Action::StoreSecurityFile { .. } => ops::Outcome::Failed,
         }
     }
 }

@@ -46,6 +46,9 @@ pub(super) fn json(what: &Event) -> Option<Object> {
             .with("by", if *by_server { "server" } else { "user" })
             .with("acknowledged", *acknowledged),
         Event::Wiped { ok } => event("wiped").with("ok", *ok),
+        Event::Renewed { valid_until } => event("renewed").with("valid_until", *valid_until),
+        Event::NotRenewed => event("not_renewed"),
+        Event::Moved { remote } => event("moved").with("server", remote.to_string()),
         Event::Writable => return None,
     })
 }
@@ -86,6 +89,11 @@ pub(super) fn line(what: &Event) -> Option<String> {
             format!("! refused ({}): {}", error.code.name(), one_line(&error.message))
         }
         Event::KeysRotated { epoch } => format!("keys rotated, epoch {epoch}"),
+        Event::Renewed { valid_until } => {
+            format!("the security file is renewed, good until {}", moment(*valid_until))
+        }
+        Event::NotRenewed => "the renewed security file could not be stored".to_owned(),
+        Event::Moved { remote } => format!("the server is now at {remote}"),
         Event::Receipt { id, state, by, .. } => {
             let (mark, id) = (mark(*state), &id.to_string()[..6]);
             match state {

@@ -170,6 +170,8 @@ impl Offline {
             server_id: identity.server_id,
             server_name: identity.name,
             public: identity.public,
+            timing: clawchat_core::server::Timing::default(),
+            renewal_valid_for: clawchat_core::server::RENEWAL_VALID_FOR,
             members: store.members()?,
             credentials: store.credentials()?,
             chats: Journal::open(&folder.join("chat.journal"))?.chats(),
@@ -195,6 +197,8 @@ impl Offline {
                     files.iter().try_for_each(|file| self.store.retire(*file))?;
                 }
                 Action::BindPort { .. }
+                | Action::ClosePort { .. }
+                | Action::KeepCredentials { .. }
                 | Action::StoreChat { .. }
                 | Action::ChatDelivered { .. } => {}
             }

@@ -195,6 +195,7 @@ fn write_stored(stored: &StoredChat) -> Object {
         .with("to", stored.chat.to.to_string())
         .with("text", stored.chat.text.as_str())
         .with("sent_at", stored.chat.sent_at.0)
+        .with("stored_at", stored.stored_at.0)
         .with("for", for_)
 }
 
@@ -213,6 +214,7 @@ fn read_stored(object: &Object) -> Result<StoredChat, Malformed> {
             sent_at: UnixMs(object.uint("sent_at")?),
         },
         to: members.collect::<Result<_, _>>()?,
+        stored_at: UnixMs(object.uint("stored_at")?),
     })
 }
 
@@ -234,7 +236,7 @@ mod tests {
             text: "hi\n\"there\"".into(),
             sent_at: UnixMs(5),
         };
-        StoredChat { chat, to }
+        StoredChat { chat, to, stored_at: UnixMs(7) }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::{OpId, SessionId};
 use clawchat_core::limits::SESSIONS;
 use clawchat_core::ops::Outcome as Completion;
-use clawchat_core::server::{Action, Event, Server, ServerConfig};
+use clawchat_core::server::{Action, Event, RENEWAL_VALID_FOR, Server, ServerConfig, Timing};
 use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Object, base64};
 use clawchat_mio::{Driver, Flow, Host, Remote, clock, entropy};
@@ -96,6 +96,8 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         server_name: identity.name.clone(),
         public: identity.public.clone(),
         port: identity.port_choice(),
+        timing: Timing::default(),
+        renewal_valid_for: RENEWAL_VALID_FOR,
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),

@@ -8,7 +8,11 @@ use clawchat_core::wire::message::{Recipient, SERVER_MEMBER};
 /// An event as a JSON object and as a line; `None` for those that are told elsewhere.
 pub(super) fn describe(what: &Event) -> Option<(Object, String)> {
     Some(match what {
-        Event::Listening { .. } | Event::NoPort => return None,
+        Event::Listening { .. } | Event::NoPort | Event::Audit(_) | Event::Alert(_) => return None,
+        Event::PortRotated { from, to } => (
+            event("port_rotated").with("from", u64::from(*from)).with("to", u64::from(*to)),
+            format!("the port is now UDP {to}, after {from}"),
+        ),
         Event::Connected { session, member, remote } => (
             event("connected")
                 .with("member", member.as_str())
@@ -16,10 +20,14 @@ pub(super) fn describe(what: &Event) -> Option<(Object, String)> {
                 .with("remote", remote.to_string()),
             format!("{member} connected from {remote}"),
         ),
-        Event::Disconnected { session, member, reason } => (
+        Event::Disconnected { session, member, remote, lasted, sent, received, reason } => (
             event("disconnected")
                 .with("member", member.as_str())
                 .with("session", session.0)
+                .with("remote", remote.to_string())
+                .with("seconds", lasted.as_secs())
+                .with("sent", *sent)
+                .with("received", *received)
                 .with("reason", reason.to_string()),
             format!("{member} disconnected: {reason}"),
         ),

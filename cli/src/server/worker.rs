@@ -134,7 +134,11 @@ fn perform(
                 .count()
                 == 0
         }
-        Action::BindPort { .. } | Action::StoreChat { .. } | Action::ChatDelivered { .. } => false,
+        Action::BindPort { .. }
+        | Action::ClosePort { .. }
+        | Action::KeepCredentials { .. }
+        | Action::StoreChat { .. }
+        | Action::ChatDelivered { .. } => false,
     }
 }
 

@@ -21,7 +21,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use chat::Chats;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use search::{Found, PORT, Search};
 
 /// First pause before a client connects anew; doubles up to [`RECONNECT_MAX`].
@@ -44,13 +44,38 @@ pub struct ClientConfig {
     pub provider: &'static dyn CipherProvider,
 }
 
+/// A renewed security file to be sealed and stored (PROTOCOL 5.2).
+#[derive(Debug)]
+pub struct Renewal {
+    /// Its content.
+    pub content: SecurityFile,
+    /// Salt of PBKDF2.
+    pub salt: [u8; 32],
+    /// IV of AES-256-GCM.
+    pub iv: [u8; 12],
+}
+
 /// An effect that the driver or its host performs, and answers with one completion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Those about the security file are performed in the order in which they were given, and one that is
+/// answered as failed was not done, and will not be.
+#[derive(Debug)]
 pub enum Action {
     /// Make a UDP binding on any port, and name it `port`.
     BindPort {
         /// Its name from now on.
         port: PortId,
+    },
+    /// Close a binding: nothing is sent to it or read from it any more.
+    ClosePort {
+        /// Its name.
+        port: PortId,
+    },
+    /// Put this file in place of the present one, whole or not at all, under the same bootstrap key
+    /// and open to its owner only.
+    StoreSecurityFile {
+        /// What to seal.
+        renewal: Box<Renewal>,
     },
     /// Overwrite and remove the security file, and all copies that are ours.
     WipeSecurityFiles,
@@ -106,6 +131,19 @@ pub enum Event {
         /// Its number.
         epoch: Epoch,
     },
+    /// The security file was renewed, and is stored (PROTOCOL 5.2).
+    Renewed {
+        /// Last second of its validity, `unix_s`.
+        valid_until: u64,
+    },
+    /// The renewed security file could not be stored: the present one is still good, and the server
+    /// sends it again.
+    NotRenewed,
+    /// The session has moved to another port or address of the server (PROTOCOL 5.2, 6).
+    Moved {
+        /// Where the server is now.
+        remote: SocketAddr,
+    },
     /// Messages can be taken again after [`SendError::WindowFull`](crate::error::SendError::WindowFull).
     Writable,
     /// COMPROMISED: all keys in memory are gone, and the security file is being wiped.
@@ -120,6 +158,13 @@ pub enum Event {
         /// Whether it did.
         ok: bool,
     },
+}
+
+/// What waits for an action.
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    Bind,
+    Wipe,
 }
 
 #[derive(Debug)]
@@ -155,7 +200,7 @@ pub struct Client {
     /// The user raised COMPROMISED.
     declared: bool,
     skew_ms: i64,
-    ops: Ops<Action, Action>,
+    ops: Ops<Action, Waits>,
     events: VecDeque<Event>,
     drops: [u64; DropReason::ALL.len()],
 }
@@ -180,25 +225,25 @@ impl Client {
             events: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
         };
-        client.start(now, Action::BindPort { port: PORT });
+        client.start(now, Action::BindPort { port: PORT }, Waits::Bind);
         client
     }
 
-    fn start(&mut self, now: Now, action: Action) {
-        // A client has at most two actions under way.
-        let _started = self.ops.start(now.mono, action.clone(), action);
+    fn start(&mut self, now: Now, action: Action, waits: Waits) {
+        // A client has at most a few actions under way.
+        let _started = self.ops.start(now.mono, action, waits);
     }
 
     /// Input: an action was completed. A stray or second completion is ignored.
     pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
         let ok = outcome == Outcome::Done;
         match self.ops.finish(op) {
-            Some(Action::BindPort { .. }) => match self.state {
+            Some(Waits::Bind) => match self.state {
                 State::Binding if ok => self.search(now),
                 State::Binding => self.finish(now, CloseReason::Ended(ErrorCode::Internal)),
                 _ => {}
             },
-            Some(Action::WipeSecurityFiles) => self.events.push_back(Event::Wiped { ok }),
+            Some(Waits::Wipe) => self.events.push_back(Event::Wiped { ok }),
             None => {}
         }
     }
@@ -373,7 +418,7 @@ impl Client {
         self.config = None;
         self.chats = Chats::default();
         self.events.push_back(Event::Compromised { by_server, acknowledged });
-        self.start(now, Action::WipeSecurityFiles);
+        self.start(now, Action::WipeSecurityFiles, Waits::Wipe);
     }
 
     /// Input: a deadline may have come.
@@ -418,7 +463,7 @@ impl Client {
                     search::targets(&config.addresses, &ports)
                 };
                 let (remote, len) = search.poll(now, targets, out)?;
-                Some(Transmit::one(Path { port: PORT, remote }, len))
+                Some(Transmit::one(Path::new(PORT, remote), len))
             }
             State::InSession(session, _) | State::Wiped(Some(session)) => {
                 let (path, len) = session.poll_transmit(now, out)?;

@@ -1,6 +1,6 @@
 //! What an operator asks of a server.
 
-use super::{Action, Credential, SecurityFileDraft, Server, Waits};
+use super::{Action, Credential, CredentialStatus, SecurityFileDraft, Server, Waits};
 use crate::error::SendError;
 use crate::id::{Epoch, FileId, OpId, SessionId};
 use crate::limits::GRACE_PERIOD;
@@ -15,6 +15,8 @@ use core::net::SocketAddr;
 
 /// How long a hand-carried file is valid by default, seconds (SPEC 6.2).
 pub const VALID_FOR: u64 = 3600;
+/// How long a renewed file is valid by default, seconds: 30 days (PROTOCOL 5.2).
+pub const RENEWAL_VALID_FOR: u64 = 30 * 86_400;
 /// How long a hello is repeated (SPEC 6.2), seconds.
 const HOLE_PUNCH_TIMEOUT: u64 = 60;
 /// How long a compromised signal waits for its ack (SPEC 6.2), seconds.
@@ -117,6 +119,9 @@ impl Server {
             file: self.credentials.fresh_id(&mut self.random.public),
             member: member.to_string(),
             secret: secret.duplicate(),
+            timestamp,
+            carried: true,
+            status: CredentialStatus::Accepted,
             valid_until: timestamp.saturating_add(valid_for),
             grace_period: GRACE_PERIOD,
             response_timeout: RESPONSE_TIMEOUT,

@@ -14,7 +14,24 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// A security file as its server must keep it: durable before the file is handed out.
+/// What a secret is good for (PROTOCOL 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialStatus {
+    /// Accepted.
+    Accepted,
+    /// Accepted until this `unix_s`: its client has confirmed the renewed one.
+    Dying {
+        /// When it is retired.
+        at: u64,
+    },
+    /// Known only to be refused, for 7 days.
+    Retired {
+        /// Since when, `unix_s`.
+        since: u64,
+    },
+}
+
+/// A secret of a security file as its server must keep it: durable before the file is handed out.
 #[derive(Debug)]
 pub struct Credential {
     /// The file, with its renewals.
@@ -23,6 +40,12 @@ pub struct Credential {
     pub member: String,
     /// Its secret.
     pub secret: Secret<32>,
+    /// `timestamp` of the security file that holds it, `unix_s`; no two secrets of a file share one.
+    pub timestamp: u64,
+    /// Whether that security file was carried by hand, not sent in a session.
+    pub carried: bool,
+    /// What it is good for.
+    pub status: CredentialStatus,
     /// Last second of validity, `unix_s`.
     pub valid_until: u64,
     /// Grace after that, seconds.
@@ -45,6 +68,9 @@ impl Credential {
             file: self.file,
             member: self.member.clone(),
             secret: self.secret.duplicate(),
+            timestamp: self.timestamp,
+            carried: self.carried,
+            status: self.status,
             valid_until: self.valid_until,
             grace_period: self.grace_period,
             response_timeout: self.response_timeout,

@@ -19,6 +19,8 @@ pub struct StoredChat {
     pub chat: Chat,
     /// Members that have not acknowledged it.
     pub to: Vec<String>,
+    /// When the server took it, by its wall clock: it is kept for 7 days (PROTOCOL 5.4).
+    pub stored_at: UnixMs,
 }
 
 /// A chat in a mailbox; its number orders the mailbox.
@@ -196,7 +198,7 @@ impl Hub {
     }
 
     /// A chat of `from` arrived; `chat.from` is set here, whatever the client wrote.
-    pub(super) fn submit(&mut self, from: &str, mut chat: Chat) -> Verdict {
+    pub(super) fn submit(&mut self, from: &str, mut chat: Chat, now: UnixMs) -> Verdict {
         let Some(member) = self.members.get(from) else { return Verdict::NoRecipient };
         if member.known.contains(&chat.id) {
             return Verdict::Known;
@@ -226,7 +228,7 @@ impl Hub {
         if let Some(member) = self.members.get_mut(from) {
             member.pending.insert(chat.id);
         }
-        Verdict::Store(StoredChat { chat, to })
+        Verdict::Store(StoredChat { chat, to, stored_at: now })
     }
 
     /// A chat is durable: into the mailboxes with it. What had to make way there.
@@ -331,7 +333,7 @@ mod tests {
     }
 
     fn store(hub: &mut Hub, from: &str, chat: Chat) -> StoredChat {
-        match hub.submit(from, chat) {
+        match hub.submit(from, chat, UnixMs(0)) {
             Verdict::Store(stored) => stored,
             other => panic!("{other:?}"),
         }
@@ -340,7 +342,8 @@ mod tests {
     #[test]
     fn recipients() {
         let mut hub = hub();
-        let to = |hub: &mut Hub, id, name: &str| match hub.submit("ann", chat(id, name)) {
+        let to = |hub: &mut Hub, id, name: &str| match hub.submit("ann", chat(id, name), UnixMs(0))
+        {
             Verdict::Store(stored) => Some(stored.to),
             _ => None,
         };
@@ -348,8 +351,8 @@ mod tests {
         assert_eq!(to(&mut hub, 2, "#lobby"), Some(vec!["bob".to_string()]));
         assert_eq!(to(&mut hub, 3, "#ops"), Some(vec![]));
         assert_eq!(to(&mut hub, 4, "@server"), Some(vec!["server".to_string()]));
-        assert_eq!(hub.submit("ann", chat(5, "@eve")), Verdict::NoRecipient);
-        assert_eq!(hub.submit("bob", chat(5, "#ops")), Verdict::NoRecipient);
+        assert_eq!(hub.submit("ann", chat(5, "@eve"), UnixMs(0)), Verdict::NoRecipient);
+        assert_eq!(hub.submit("bob", chat(5, "#ops"), UnixMs(0)), Verdict::NoRecipient);
     }
 
     #[test]
@@ -357,10 +360,13 @@ mod tests {
         let mut hub = hub();
         let stored = store(&mut hub, "ann", chat(1, "@bob"));
         assert_eq!(stored.chat.from, "ann", "the server writes it");
-        assert_eq!(hub.submit("ann", chat(1, "@bob")), Verdict::Pending);
+        assert_eq!(hub.submit("ann", chat(1, "@bob"), UnixMs(0)), Verdict::Pending);
         hub.stored(&stored);
-        assert_eq!(hub.submit("ann", chat(1, "@bob")), Verdict::Known);
-        assert!(matches!(hub.submit("bob", chat(1, "@ann")), Verdict::Store(_)), "another's id");
+        assert_eq!(hub.submit("ann", chat(1, "@bob"), UnixMs(0)), Verdict::Known);
+        assert!(
+            matches!(hub.submit("bob", chat(1, "@ann"), UnixMs(0)), Verdict::Store(_)),
+            "another's id"
+        );
         let failed = store(&mut hub, "ann", chat(2, "@bob"));
         hub.failed(&failed.chat);
         store(&mut hub, "ann", chat(2, "@bob"));
@@ -391,7 +397,7 @@ mod tests {
             for round in 0..4 {
                 let mut chat = chat(id, "@bob");
                 chat.id.0[0] = 100 + round;
-                if let Verdict::Store(stored) = hub.submit("ann", chat) {
+                if let Verdict::Store(stored) = hub.submit("ann", chat, UnixMs(0)) {
                     hub.stored(&stored);
                 }
             }
@@ -401,7 +407,7 @@ mod tests {
         assert_eq!(hub.stored(&stored).len(), 1, "the oldest makes way");
         let mut long = chat(78, "@bob");
         long.text = "x".repeat(MESSAGE_MAX - 50);
-        assert!(matches!(hub.submit("ann", long), Verdict::TooLong));
+        assert!(matches!(hub.submit("ann", long, UnixMs(0)), Verdict::TooLong));
     }
 
     #[test]

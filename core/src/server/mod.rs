@@ -1,6 +1,7 @@
 //! Floor 5: the server, as a state machine. See the [crate's contract](crate).
 
 mod admission;
+mod audit;
 mod commands;
 mod compromise;
 mod credentials;
@@ -28,16 +29,17 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+pub use audit::{Alert, Audit, Resource};
 use core::net::SocketAddr;
 use credentials::Credentials;
-pub use credentials::{Credential, SecurityFileDraft};
+pub use credentials::{Credential, CredentialStatus, SecurityFileDraft};
 use hub::Hub;
 pub use hub::StoredChat;
-pub use ports::PortChoice;
+pub use ports::{PortChoice, Timing};
 use ports::{PortPhase, Ports};
 use schedule::Schedule;
 
-pub use commands::{IssueError, MemberStatus, SessionStatus, VALID_FOR};
+pub use commands::{IssueError, MemberStatus, RENEWAL_VALID_FOR, SessionStatus, VALID_FOR};
 
 /// Hello replies that wait to be sent; a driver that drains late loses the oldest, and the client
 /// asks again.
@@ -65,6 +67,11 @@ pub struct ServerConfig {
     pub public: String,
     /// How its port is chosen.
     pub port: PortChoice,
+    /// How often keys and port rotate (SPEC 7.1).
+    pub timing: Timing,
+    /// How long a renewed security file is valid, seconds: the longest sleep without carrying a file
+    /// by hand (PROTOCOL 5.2).
+    pub renewal_valid_for: u64,
     /// Everybody who may connect.
     pub members: Vec<Member>,
     /// Secrets of the files it issued.
@@ -78,6 +85,9 @@ pub struct ServerConfig {
 }
 
 /// An effect that the driver or its host performs, and answers with one completion.
+///
+/// Those about one file are performed in the order in which they were given, and one that is
+/// answered as failed was not done, and will not be.
 #[derive(Debug)]
 pub enum Action {
     /// Listen on UDP port `number`, and name the binding `port`.
@@ -86,6 +96,19 @@ pub enum Action {
         port: PortId,
         /// The port number.
         number: u16,
+    },
+    /// Close a binding: nothing is sent to it or read from it any more.
+    ClosePort {
+        /// Its name.
+        port: PortId,
+    },
+    /// Make durable that these, and no others, are the secrets of a file: of what is no longer among
+    /// them nothing is kept. An empty list forgets the file.
+    KeepCredentials {
+        /// Which file.
+        file: FileId,
+        /// Its secrets, oldest first.
+        credentials: Vec<Credential>,
     },
     /// Keep the credential, then seal the file and write it.
     IssueSecurityFile {
@@ -121,8 +144,20 @@ pub enum Event {
         /// The port number.
         port: u16,
     },
-    /// No port could be bound.
+    /// The server has moved to another port (PROTOCOL 5.2).
+    PortRotated {
+        /// The port it was on.
+        from: u16,
+        /// The port it is on.
+        to: u16,
+    },
+    /// No port could be bound: the server stays where it is, if it is anywhere, and tries again in a
+    /// minute.
     NoPort,
+    /// For the audit log.
+    Audit(Audit),
+    /// For a person.
+    Alert(Alert),
     /// A member's session is established.
     Connected {
         /// Which session.
@@ -138,6 +173,14 @@ pub enum Event {
         session: SessionId,
         /// Whose.
         member: String,
+        /// From where.
+        remote: SocketAddr,
+        /// How long it lasted.
+        lasted: Duration,
+        /// Bytes of datagrams sealed.
+        sent: u64,
+        /// Bytes of datagrams opened.
+        received: u64,
         /// Why.
         reason: CloseReason,
     },
@@ -412,14 +455,16 @@ impl Server {
     /// An established session is no more: its member may be offline by that.
     fn gone(&mut self, now: Now, id: SessionId, reason: CloseReason) {
         let Some(entry) = self.sessions.get_mut(&id) else { return };
-        if entry.established.take().is_none() {
-            return;
-        }
-        let member = entry.member.clone();
+        let Some(since) = entry.established.take() else { return };
+        let (member, remote) = (entry.member.clone(), entry.session.path().remote);
+        let lasted = now.mono.since(since.mono);
+        let (sent, received) = (0, 0);
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
             self.broadcast(now, &member, &presence);
         }
-        self.events.push_back(Event::Disconnected { session: id, member, reason });
+        let session = id;
+        let ended = Event::Disconnected { session, member, remote, lasted, sent, received, reason };
+        self.events.push_back(ended);
     }
 
     /// Output: writes the next datagram to send into `out`, which holds at least

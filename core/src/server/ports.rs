@@ -1,15 +1,45 @@
 //! Which port the server listens on (PROTOCOL 5.2, SPEC 7.3).
 
 use crate::id::PortId;
-use crate::limits::PORT_ATTEMPTS;
+use crate::limits::{ANNOUNCE, GRACE_PERIOD, PORT_ATTEMPTS, ROTATION_INTERVAL};
 use crate::time::UnixMs;
 use crate::wire::secfile::PortSchedule;
+
+/// How often keys and port rotate, seconds (SPEC 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From one rotation to the next.
+    pub interval: u64,
+    /// How long the old port stays open; at most a third of the interval.
+    pub grace: u64,
+    /// How long before a rotation it is prepared and announced; at most a quarter of the interval.
+    pub announce: u64,
+}
+
+impl Timing {
+    /// Rotations each `interval` seconds, at least 1: what SPEC 7.1 says for an hour, and in
+    /// proportion for intervals too short for that.
+    #[must_use]
+    pub fn every(interval: u64) -> Self {
+        let interval = interval.max(1);
+        let (grace, announce) = (GRACE_PERIOD.min(interval / 3), ANNOUNCE.min(interval / 4));
+        Self { interval, grace, announce }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self::every(ROTATION_INTERVAL)
+    }
+}
 
 /// How the port is chosen.
 #[derive(Debug)]
 pub enum PortChoice {
     /// Always this one.
     Fixed(u16),
+    /// Any free one of 49152..65535, another at each rotation (SPEC 7.3).
+    Random,
     /// By the keyed schedule, which goes into the security files.
     Scheduled(PortSchedule),
 }
@@ -36,7 +66,7 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn new(choice: PortChoice, wall: UnixMs) -> Self {
         let slot = match &choice {
-            PortChoice::Fixed(_) => 0,
+            PortChoice::Fixed(_) | PortChoice::Random => 0,
             PortChoice::Scheduled(schedule) => schedule.slot(wall.secs()),
         };
         let mut ports = Self { choice, phase: PortPhase::Failed, next_id: 0 };
@@ -50,7 +80,7 @@ impl Ports {
             PortChoice::Scheduled(schedule) if attempt < PORT_ATTEMPTS => {
                 schedule.port(slot, attempt)
             }
-            PortChoice::Fixed(_) | PortChoice::Scheduled(_) => {
+            PortChoice::Fixed(_) | PortChoice::Random | PortChoice::Scheduled(_) => {
                 self.phase = PortPhase::Failed;
                 return;
             }
@@ -84,7 +114,7 @@ impl Ports {
 
     pub(super) const fn schedule(&self) -> Option<&PortSchedule> {
         match &self.choice {
-            PortChoice::Fixed(_) => None,
+            PortChoice::Fixed(_) | PortChoice::Random => None,
             PortChoice::Scheduled(schedule) => Some(schedule),
         }
     }

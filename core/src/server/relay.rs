@@ -97,7 +97,7 @@ impl Server {
 
     fn take_chat(&mut self, now: Now, id: SessionId, member: &str, chat: Chat) {
         let chat_id = chat.id;
-        match self.hub.submit(member, chat) {
+        match self.hub.submit(member, chat, now.wall) {
             Verdict::Store(stored) => {
                 let action = Action::StoreChat { stored: Box::new(stored.clone()) };
                 if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_err() {

@@ -166,6 +166,28 @@ impl SecurityFile {
         })
     }
 
+    /// A second copy.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self {
+            server_id: self.server_id.clone(),
+            server_name: self.server_name.clone(),
+            server_public_ip: self.server_public_ip.clone(),
+            server_udp_port: self.server_udp_port,
+            shared_secret: self.shared_secret.duplicate(),
+            bootstrap_key_id: self.bootstrap_key_id.clone(),
+            timestamp: self.timestamp,
+            valid_from: self.valid_from,
+            valid_until: self.valid_until,
+            next_rotation: self.next_rotation,
+            grace_period: self.grace_period,
+            stun_servers: self.stun_servers.clone(),
+            hole_punch_timeout: self.hole_punch_timeout,
+            port_schedule: self.port_schedule.as_ref().map(PortSchedule::duplicate),
+            response_timeout: self.response_timeout,
+        }
+    }
+
     /// The content as a JSON object. It holds the secret as text: wipe it after use.
     #[must_use]
     pub fn to_object(&self) -> Object {

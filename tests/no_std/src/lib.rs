@@ -36,6 +36,8 @@ fn server() -> Option<(Server, SecurityFile)> {
         server_name: "proof".to_string(),
         public: "127.0.0.1".to_string(),
         port: PortChoice::Fixed(SERVER.port()),
+        timing: server::Timing::default(),
+        renewal_valid_for: server::RENEWAL_VALID_FOR,
         members: Vec::new(),
         credentials: Vec::new(),
         chats: Vec::new(),
@@ -89,11 +91,11 @@ fn step(server: &mut Server, client: &mut Client, now: Now, out: &mut Box<[u8]>,
         server.handle_completion(now, op, Outcome::Done);
     }
     while let Some(sent) = client.poll_transmit(now, out) {
-        let path = Path { port: PortId(0), remote: CLIENT };
+        let path = Path::new(PortId(0), CLIENT);
         server.handle_datagram(now, path, &mut out[..sent.len]);
     }
     while let Some(sent) = server.poll_transmit(now, out) {
-        let path = Path { port: PortId(0), remote: SERVER };
+        let path = Path::new(PortId(0), SERVER);
         client.handle_datagram(now, path, &mut out[..sent.len]);
     }
     while let Some(event) = client.poll_event() {
