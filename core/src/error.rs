@@ -71,6 +71,8 @@ pub enum Violation {
     TransferStep,
     /// A compromised signal or its ack with a wrong signature or field (PROTOCOL 7).
     BadSignal,
+    /// A key rotation that was due or asked for was not complete in 300 s (PROTOCOL 5.1).
+    RotationOverdue,
     /// It makes us owe more answers than it acknowledges.
     Backlog,
 }
@@ -90,6 +92,7 @@ impl fmt::Display for Violation {
             Self::UnknownTransfer => f.write_str("data of a file transfer never accepted"),
             Self::TransferStep => f.write_str("message about an unknown file transfer"),
             Self::BadSignal => f.write_str("compromised signal with a wrong signature or field"),
+            Self::RotationOverdue => f.write_str("key rotation not completed in time"),
             Self::Backlog => f.write_str("too many unacknowledged answers"),
         }
     }
@@ -198,6 +201,8 @@ pub enum CloseReason {
     Ended(ErrorCode),
     /// We sent the fatal error `protocol`.
     Violated(Violation),
+    /// Its keys were too old, or had sealed and opened too much, to go on with (PROTOCOL 5.1).
+    KeysWorn,
     /// COMPROMISED ended it (PROTOCOL 7).
     Wiped,
 }
@@ -210,6 +215,7 @@ impl fmt::Display for CloseReason {
             Self::Unreachable => f.write_str("unreachable"),
             Self::Refused { code, .. } | Self::Ended(code) => f.write_str(code.name()),
             Self::Violated(_) => f.write_str("protocol"),
+            Self::KeysWorn => f.write_str("keys worn out"),
             Self::Wiped => f.write_str("compromised"),
         }
     }

@@ -80,10 +80,27 @@ pub const TRIAL_ADDRESSES: usize = 4096;
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// After this long without a packet the session is dead (PROTOCOL 6).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes that may go to a path that is not proven, for each that came by it (PROTOCOL 6).
+pub const AMPLIFICATION: u64 = 3;
+/// Challenges of a path that does not answer, one per PTO, before it is given up.
+pub const PATH_PROBES: u32 = 4;
 /// Copies of a fatal error (PROTOCOL 5.3).
 pub const FATAL_COPIES: u32 = 3;
 /// Interval of the compromised signal (PROTOCOL 7).
 pub const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
+/// Bytes of datagrams, sealed and opened, after which an epoch's keys are due to rotate (PROTOCOL 5.1).
+pub const EPOCH_BYTES_DUE: u64 = 1_000_000_000;
+/// Bytes at which an epoch seals no CHUNK and begins no message but rotation (PROTOCOL 5.1).
+pub const EPOCH_BYTES_STOP: u64 = 2_000_000_000;
+/// Bytes at which an epoch ends its session (PROTOCOL 5.1).
+pub const EPOCH_BYTES_END: u64 = 2_200_000_000;
+/// Age at which an epoch ends its session (PROTOCOL 5.1, SPEC 7.1).
+pub const EPOCH_AGE_MAX: Duration = Duration::from_secs(3900);
+/// A client offers a rotation by itself when one is due and no trigger has come for so long
+/// (PROTOCOL 5.1).
+pub const TRIGGER_PATIENCE: Duration = Duration::from_secs(5);
+/// A rotation that was begun, or is due, is complete within this time, or the session ends.
+pub const ROTATION_MAX: Duration = Duration::from_secs(300);
 /// Longest that the previous epoch's receive keys stay (PROTOCOL 5.1).
 pub const PREVIOUS_EPOCH_MAX: Duration = Duration::from_secs(300);
 /// Shortest that they stay.
@@ -132,6 +149,9 @@ const _: () = {
     assert!(KEEPALIVE.as_secs() * 3 <= IDLE_TIMEOUT.as_secs());
     assert!(PREVIOUS_EPOCH_MIN.as_secs() < PREVIOUS_EPOCH_MAX.as_secs());
     assert!(HELLO_ATTEMPTS < PORT_ATTEMPTS);
+    assert!(EPOCH_BYTES_DUE < EPOCH_BYTES_STOP && EPOCH_BYTES_STOP < EPOCH_BYTES_END);
+    assert!(EPOCH_AGE_MAX.as_secs() == ROTATION_INTERVAL + ROTATION_MAX.as_secs());
+    assert!(ANNOUNCE <= ROTATION_INTERVAL / 4 && GRACE_PERIOD <= ROTATION_INTERVAL / 3);
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
     assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);

@@ -346,7 +346,7 @@ pub fn honest_end(who: Who, reason: &CloseReason) -> Verdict {
             !matches!(code, ErrorCode::Protocol | ErrorCode::Internal)
         }
         CloseReason::Goodbye | CloseReason::Idle | CloseReason::Unreachable => true,
-        CloseReason::Wiped => true,
+        CloseReason::Wiped | CloseReason::KeysWorn => true,
     };
     ensure(fair, || format!("{who:?} ended with {reason:?}"))
 }

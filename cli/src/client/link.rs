@@ -233,7 +233,9 @@ impl Link {
     /// A session's end as a failure.
     pub(super) fn failure(&self, reason: &CloseReason, timeout: Duration) -> Box<Failure> {
         match reason {
-            CloseReason::Unreachable | CloseReason::Idle => self.unreachable(timeout),
+            CloseReason::Unreachable | CloseReason::Idle | CloseReason::KeysWorn => {
+                self.unreachable(timeout)
+            }
             CloseReason::Refused { code, message, now } => {
                 let said = format!("the server says: {}", one_line(message));
                 match code {

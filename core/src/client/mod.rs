@@ -340,7 +340,10 @@ impl Client {
     fn ended(&mut self, now: Now, reason: CloseReason) {
         self.chats.session_ended();
         let again = match &reason {
-            CloseReason::Idle | CloseReason::Unreachable | CloseReason::Violated(_) => true,
+            CloseReason::Idle
+            | CloseReason::Unreachable
+            | CloseReason::KeysWorn
+            | CloseReason::Violated(_) => true,
             CloseReason::Refused { code, .. } => {
                 !matches!(code, ErrorCode::Superseded | ErrorCode::Expired | ErrorCode::ClockSkew)
             }
@@ -380,6 +383,9 @@ impl Client {
                 SessionEvent::Acked(_) => {}
                 SessionEvent::KeysRotated(epoch) => {
                     self.events.push_back(Event::KeysRotated { epoch });
+                }
+                SessionEvent::Moved { to, .. } => {
+                    self.events.push_back(Event::Moved { remote: to.remote });
                 }
                 SessionEvent::Compromised => self.compromised(now),
                 SessionEvent::Wiped { acknowledged } => self.wipe(now, false, acknowledged, None),
@@ -428,11 +434,13 @@ impl Client {
                 self.ended(now, CloseReason::Unreachable);
             }
             State::InSession(session, _) => {
-                session.handle_timeout(now);
+                session.handle_timeout(&mut Context { now, random: &mut self.random });
                 self.drain(now);
             }
             State::Waiting(at) if *at <= now.mono => self.search(now),
-            State::Wiped(Some(session)) => session.handle_timeout(now),
+            State::Wiped(Some(session)) => {
+                session.handle_timeout(&mut Context { now, random: &mut self.random });
+            }
             State::Searching(_)
             | State::Waiting(_)
             | State::Binding

@@ -9,7 +9,7 @@ use crate::error::{DropReason, Malformed, Violation};
 use crate::id::{Epoch, PortId};
 use crate::limits::{
     DATAGRAM_BASE, HEADER_LEN, HELLO_ATTEMPTS, HELLO_INTERVAL, HELLO_INTERVAL_MAX, HELLO_WIDE_FROM,
-    OVERHEAD, PORT_ATTEMPTS,
+    OVERHEAD, PORT_ATTEMPTS, ROTATION_INTERVAL,
 };
 use crate::random::Random;
 use crate::session::{Session, Setup};
@@ -169,13 +169,16 @@ impl Search {
             &client_public,
             &server_public,
         );
-        let epoch = EpochState::new(Epoch(1), keys, Direction::C2s, provider);
+        let epoch = EpochState::new(now.mono, Epoch(1), keys, Direction::C2s, provider);
         let setup = Setup {
             side: Side::Client,
             connection_id: self.connection_id,
             path,
             epochs: Epochs::new(epoch),
             response_timeout: Duration::from_secs(file.response_timeout),
+            rotation_interval: Duration::from_secs(
+                info.rotation_interval.clamp(1, ROTATION_INTERVAL),
+            ),
             provider,
         };
         let mut session = Session::new(now.mono, setup);

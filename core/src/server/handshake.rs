@@ -8,8 +8,8 @@ use crate::crypto::packet::PacketKeys;
 use crate::error::DropReason;
 use crate::id::{Epoch, FileId, SessionId};
 use crate::limits::{
-    CLOCK_SKEW, DATAGRAM_BASE, GRACE_PERIOD, HALF_OPEN, HALF_OPEN_PER_FILE, HEADER_LEN,
-    HELLO_MEMORY, IDLE_TIMEOUT, KEEPALIVE, ROTATION_INTERVAL, TAG_LEN,
+    CLOCK_SKEW, DATAGRAM_BASE, HALF_OPEN, HALF_OPEN_PER_FILE, HEADER_LEN, HELLO_MEMORY,
+    IDLE_TIMEOUT, KEEPALIVE, ROTATION_INTERVAL, TAG_LEN,
 };
 use crate::session::{Session, Setup, datagram_hash};
 use crate::time::{Duration, Now, UnixMs};
@@ -170,13 +170,14 @@ impl Server {
             &client_public,
             &public_key,
         );
-        let epoch = EpochState::new(Epoch(1), keys, Direction::S2c, self.provider);
+        let epoch = EpochState::new(now.mono, Epoch(1), keys, Direction::S2c, self.provider);
         let setup = Setup {
             side: Side::Server,
             connection_id,
             path,
             epochs: Epochs::new(epoch),
             response_timeout,
+            rotation_interval: Duration::from_secs(self.timing.interval),
             provider: self.provider,
         };
         self.make_room(file);
@@ -209,8 +210,8 @@ impl Server {
             keepalive: KEEPALIVE.as_secs(),
             idle_timeout: IDLE_TIMEOUT.as_secs(),
             next_rotation,
-            rotation_interval: ROTATION_INTERVAL,
-            grace_period: GRACE_PERIOD,
+            rotation_interval: self.timing.interval,
+            grace_period: self.timing.grace,
         }
     }
 

@@ -272,6 +272,8 @@ pub struct Server {
     server_name: String,
     public: String,
     max_sessions: usize,
+    timing: Timing,
+    renewal_valid_for: u64,
     provider: &'static dyn CipherProvider,
     random: Random,
     ports: Ports,
@@ -308,6 +310,8 @@ impl Server {
             server_name: tame(&config.server_name),
             public: config.public,
             max_sessions: config.max_sessions,
+            timing: config.timing,
+            renewal_valid_for: config.renewal_valid_for,
             provider: config.provider,
             random: Random::new(seed),
             ports: Ports::new(config.port, now.wall),
@@ -375,7 +379,7 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Now) {
         // Once each: what is due until it is polled would else be due for ever.
         for id in self.schedule.due(now.mono) {
-            self.with_session(now, id, |session, cx| session.handle_timeout(cx.now));
+            self.with_session(now, id, |session, cx| session.handle_timeout(cx));
         }
         while let Some(op) = self.ops.expired(now.mono) {
             self.handle_completion(now, op, Outcome::Failed);
@@ -446,9 +450,22 @@ impl Server {
                     self.events.push_back(Event::KeysRotated { session, member, epoch });
                 }
             }
+            SessionEvent::Moved { from, to } => self.moved(id, from, to),
             SessionEvent::Compromised => self.compromised_by_member(now, id),
             SessionEvent::Wiped { acknowledged } => self.signalled(now, id, acknowledged),
             SessionEvent::Closed(reason) => self.gone(now, id, reason),
+        }
+    }
+
+    /// A session is on another path: datagrams from there are its first.
+    fn moved(&mut self, id: SessionId, from: Path, to: Path) {
+        if self.by_address.get(&from.remote) == Some(&id) {
+            self.by_address.remove(&from.remote);
+        }
+        self.by_address.insert(to.remote, id);
+        if let Some(entry) = self.sessions.get(&id).filter(|_| from.remote != to.remote) {
+            let (member, from, to) = (entry.member.clone(), from.remote, to.remote);
+            self.events.push_back(Event::Audit(Audit::PathMoved { session: id, member, from, to }));
         }
     }
 

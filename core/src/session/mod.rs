@@ -13,7 +13,7 @@ use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
-use crate::transport::epochs::{Epochs, Slot};
+use crate::transport::epochs::{Epochs, Opened, Slot};
 use crate::transport::path::Path;
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
@@ -26,7 +26,6 @@ use alloc::vec;
 use phase::{Parting, Phase};
 use rotation::Rotation;
 use transfer::Transfers;
-use zeroize::Zeroizing;
 
 pub(crate) use compromise::datagram_hash;
 
@@ -41,6 +40,8 @@ pub(crate) enum SessionEvent {
     Acked(Token),
     /// A rotation is complete.
     KeysRotated(Epoch),
+    /// The session is on another path now.
+    Moved { from: Path, to: Path },
     /// The peer raised COMPROMISED: `acknowledge` is called once the role has done its part.
     Compromised,
     /// Our own signal is through with: acknowledged, or given up. All keys are gone.
@@ -64,6 +65,7 @@ pub(crate) struct Setup {
     pub(crate) path: Path,
     pub(crate) epochs: Epochs,
     pub(crate) response_timeout: Duration,
+    pub(crate) rotation_interval: Duration,
     pub(crate) provider: &'static dyn CipherProvider,
 }
 
@@ -74,6 +76,7 @@ pub(crate) struct Session {
     connection_id: ConnectionId,
     path: Path,
     response_timeout: Duration,
+    rotation_interval: Duration,
     provider: &'static dyn CipherProvider,
     phase: Phase,
     rotation: Rotation,
@@ -83,14 +86,17 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(now: Instant, setup: Setup) -> Self {
-        let Setup { side, connection_id, path, epochs, response_timeout, provider } = setup;
+        let Setup { side, connection_id, path, epochs, .. } = setup;
+        // Many addresses may stand in front of a client, but a client knows its server's.
+        let transport = Transport::new(now, epochs, path, side == Side::Server);
         Self {
             side,
             connection_id,
             path,
-            response_timeout,
-            provider,
-            phase: Phase::HalfOpen(Box::new(Transport::new(now, epochs))),
+            response_timeout: setup.response_timeout,
+            rotation_interval: setup.rotation_interval,
+            provider: setup.provider,
+            phase: Phase::HalfOpen(Box::new(transport)),
             rotation: Rotation::default(),
             transfers: Transfers::default(),
             events: VecDeque::new(),
@@ -138,6 +144,11 @@ impl Session {
         self.phase.transport()?.recovery.rtt.smoothed()
     }
 
+    /// Bytes of datagrams sealed and opened.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        self.phase.transport().map_or((0, 0), Transport::traffic)
+    }
+
     pub(crate) fn poll_event(&mut self) -> Option<SessionEvent> {
         self.events.pop_front()
     }
@@ -159,21 +170,33 @@ impl Session {
         let Some(transport) = self.phase.transport_mut() else {
             return self.handle_while_ending(cx, path, header, found, datagram);
         };
-        if transport.is_dead(cx.now.mono) {
-            self.die();
+        if let Some(reason) = transport.end(cx.now.mono) {
+            self.close(reason);
             return Err(DropReason::Ending);
         }
         let opened = transport.open(cx.now.mono, header, found, datagram)?;
         if opened.completes {
             self.advance(path, opened.epoch);
         }
-        let plaintext = &datagram[opened.plaintext];
-        let taken = self.take_frames(cx, path, header.kind, opened.seq, opened.epoch, plaintext);
-        if let Err(violation) = taken {
+        let len = datagram.len();
+        if let Some(transport) = self.phase.transport_mut() {
+            transport.arrived(cx.now.mono, path, opened.seq, len, &mut cx.random.public);
+        }
+        if let Err(violation) = self.take_frames(cx, path, header.kind, &opened, datagram) {
             self.violate(cx.now, violation);
         }
         self.left();
+        self.keep_keys_fresh(cx);
+        self.note_move();
         Ok(())
+    }
+
+    /// Says so if the session is on another path than before.
+    fn note_move(&mut self) {
+        if let Some((from, to)) = self.phase.transport_mut().and_then(Transport::take_move) {
+            self.path = to;
+            self.events.push_back(SessionEvent::Moved { from, to });
+        }
     }
 
     /// A packet of a new epoch opened: the session is established, or a rotation complete.
@@ -181,6 +204,10 @@ impl Session {
         self.phase.establish();
         self.rotation.complete(epoch);
         if epoch == Epoch(1) {
+            if let Some(transport) = self.phase.transport_mut() {
+                transport.paths.set_home(path);
+                let _not_a_move = transport.take_move();
+            }
             self.path = path;
             self.events.push_back(SessionEvent::Established);
         } else {
@@ -193,12 +220,13 @@ impl Session {
         cx: &mut Context<'_>,
         path: Path,
         kind: PacketType,
-        seq: u64,
-        epoch: Epoch,
-        plaintext: &[u8],
+        opened: &Opened,
+        datagram: &[u8],
     ) -> Result<(), Violation> {
         let Some(transport) = self.phase.transport_mut() else { return Ok(()) };
-        let inbox = transport.process(cx.now.mono, path, kind, seq, plaintext)?;
+        let (epoch, number) = (opened.epoch, (opened.seq, opened.completes));
+        let plaintext = &datagram[opened.plaintext.clone()];
+        let inbox = transport.process(cx.now.mono, path, kind, number, plaintext)?;
         let delivered = core::mem::take(&mut transport.delivered);
         self.events.extend(delivered.into_iter().map(SessionEvent::Acked));
         if let Some(transfer) = inbox.chunk {
@@ -210,8 +238,6 @@ impl Session {
         }
         while let Some((kind, bytes)) = self.phase.transport_mut().and_then(Transport::pop_message)
         {
-            // It may hold a renewed secret.
-            let bytes = Zeroizing::new(bytes);
             if let Some(message) = Message::read(&bytes, kind, self.peer())? {
                 self.take_message(cx, message)?;
             }
@@ -254,7 +280,9 @@ impl Session {
         match message {
             Message::Trigger { epoch, .. } => self.take_trigger(cx, epoch),
             Message::Offer { epoch, public_key, .. } => self.take_offer(cx, epoch, &public_key),
-            Message::Answer { epoch, public_key, .. } => self.take_answer(epoch, &public_key),
+            Message::Answer { epoch, public_key, .. } => {
+                self.take_answer(cx.now, epoch, &public_key)
+            }
             Message::Switch { epoch } => self.take_switch(epoch),
             Message::Error(error) if error.fatal => Err(Violation::FrameInType),
             Message::Presence(Presence { status: Status::Offline, .. })
@@ -381,13 +409,16 @@ impl Session {
     }
 
     /// A deadline may have come.
-    pub(crate) fn handle_timeout(&mut self, now: Now) {
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
         if let Some(transport) = self.phase.transport_mut() {
-            if transport.is_dead(now.mono) {
-                self.die();
+            if let Some(reason) = transport.end(now.mono) {
+                self.close(reason);
                 return;
             }
-            transport.on_timeout(now.mono);
+            transport.on_timeout(now.mono, &mut cx.random.public);
+            self.note_move();
+            self.keep_keys_fresh(cx);
         }
         match &mut self.phase {
             Phase::Leaving(_, until) if *until <= now.mono => self.close(CloseReason::Goodbye),
@@ -404,11 +435,6 @@ impl Session {
         self.events.push_back(SessionEvent::Closed(reason));
     }
 
-    /// No packet for so long that the session is dead (PROTOCOL 6).
-    fn die(&mut self) {
-        self.close(CloseReason::Idle);
-    }
-
     /// The goodbye, and all before it, is acknowledged.
     fn left(&mut self) {
         if matches!(&self.phase, Phase::Leaving(transport, _) if transport.sending.is_idle()) {
@@ -417,17 +443,22 @@ impl Session {
     }
 
     pub(crate) fn deadline(&self) -> Option<(Timer, Instant)> {
-        self.phase.deadlines().min_by_key(|(_, at)| *at)
+        let rotation = self.rotation_deadline().map(|at| (Timer::KeyRotation, at));
+        self.phase.deadlines().chain(rotation).min_by_key(|(_, at)| *at)
     }
 
     /// Writes the next datagram that is due.
     pub(crate) fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
         let home = self.path;
+        if self.phase.transport().is_some_and(|transport| transport.end(now.mono).is_some()) {
+            // The deadline for it has come.
+            return None;
+        }
         match &mut self.phase {
             // A server seals in an epoch once it has opened a packet of it.
             Phase::HalfOpen(_) if self.side == Side::Server => None,
             Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) => {
-                transport.poll_transmit(now, home, out)
+                transport.poll_transmit(now, out)
             }
             Phase::Signalling(signal) => signal.poll(now.mono, out).map(|len| (home, len)),
             Phase::Echo(echo) => echo.poll(out),

@@ -5,8 +5,10 @@ use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::epoch_next;
 use crate::error::{SendError, Violation};
 use crate::id::Epoch;
+use crate::limits::{EPOCH_BYTES_DUE, ROTATION_MAX, TRIGGER_PATIENCE};
 use crate::secret::Secret;
-use crate::transport::epochs::EpochState;
+use crate::time::{Instant, Now};
+use crate::transport::epochs::{EpochState, Epochs};
 use crate::wire::message::{Message, RotationReason, Side};
 
 /// What is under way.
@@ -18,6 +20,10 @@ pub(super) struct Rotation {
     triggered: Option<Epoch>,
     /// Server: epochs that the client has said `switch` for.
     switched: u64,
+    /// Asked for while another was under way, which does not count for it.
+    again: Option<RotationReason>,
+    /// Since when one is due, asked for or under way.
+    since: Option<Instant>,
 }
 
 impl Rotation {
@@ -29,10 +35,78 @@ impl Rotation {
     /// A packet of `epoch` opened.
     pub(super) fn complete(&mut self, epoch: Epoch) {
         self.triggered = self.triggered.filter(|asked| *asked > epoch);
+        self.since = None;
     }
 }
 
 impl Session {
+    /// Whether a rotation is under way.
+    fn is_rotating(&self) -> bool {
+        let settled = |epochs: &Epochs| epochs.is_confirmed() && !epochs.has_next();
+        !self.phase.epochs().is_some_and(settled)
+            || self.rotation.offered.is_some()
+            || self.rotation.triggered.is_some()
+    }
+
+    /// Server: has a rotation whose completion is the opening of the epoch that is returned. One that
+    /// is under way counts, but not where the keys that began it are no longer to be trusted.
+    pub(crate) fn require_rotation(
+        &mut self,
+        cx: &mut Context<'_>,
+        reason: RotationReason,
+    ) -> Option<Epoch> {
+        let Phase::Open(transport) = &self.phase else { return None };
+        let next = transport.epochs.current().next();
+        match self.rotate(cx, reason) {
+            Ok(()) => Some(next),
+            Err(SendError::Busy) if reason == RotationReason::Emergency => {
+                self.rotation.again = Some(reason);
+                Some(next.next())
+            }
+            Err(SendError::Busy) => Some(next),
+            Err(_) => None,
+        }
+    }
+
+    /// Begins what is due and ends what is overdue (PROTOCOL 5.1).
+    pub(super) fn keep_keys_fresh(&mut self, cx: &mut Context<'_>) {
+        let Phase::Open(transport) = &self.phase else { return };
+        let (now, epochs) = (cx.now.mono, &transport.epochs);
+        let by_age = epochs.since() + self.rotation_interval;
+        let by_data = epochs.bytes() >= EPOCH_BYTES_DUE;
+        if by_age <= now || by_data {
+            self.rotation.since.get_or_insert(by_age.min(now));
+        }
+        if self.rotation.since.is_some_and(|since| now.since(since) >= ROTATION_MAX) {
+            self.violate(cx.now, Violation::RotationOverdue);
+            return;
+        }
+        if self.is_rotating() {
+            return;
+        }
+        let reason = if by_data { RotationReason::Data } else { RotationReason::Interval };
+        let due = match self.side {
+            Side::Server => self.rotation.since,
+            Side::Client => self.rotation.since.map(|since| since + TRIGGER_PATIENCE),
+        };
+        if let Some(reason) = self.rotation.again.take() {
+            let _begun = self.rotate(cx, reason);
+        } else if due.is_some_and(|due| due <= now) {
+            let _begun = self.rotate(cx, reason);
+        }
+    }
+
+    /// When [`Self::keep_keys_fresh`] has something to do.
+    pub(super) fn rotation_deadline(&self) -> Option<Instant> {
+        let Phase::Open(transport) = &self.phase else { return None };
+        let due = transport.epochs.since() + self.rotation_interval;
+        let Some(since) = self.rotation.since else { return Some(due) };
+        if self.side == Side::Client && !self.is_rotating() {
+            return Some(since + TRIGGER_PATIENCE);
+        }
+        Some(since + ROTATION_MAX)
+    }
+
     /// Server: asks for a rotation. Client: offers one unasked.
     pub(crate) fn rotate(
         &mut self,
@@ -40,15 +114,11 @@ impl Session {
         reason: RotationReason,
     ) -> Result<(), SendError> {
         let Phase::Open(transport) = &self.phase else { return Err(SendError::Closed) };
-        let epochs = &transport.epochs;
-        let busy = !epochs.is_confirmed()
-            || epochs.has_next()
-            || self.rotation.offered.is_some()
-            || self.rotation.triggered.is_some();
-        if busy {
+        let epoch = transport.epochs.current().next();
+        if self.is_rotating() {
             return Err(SendError::Busy);
         }
-        let epoch = epochs.current().next();
+        self.rotation.since.get_or_insert(cx.now.mono);
         match self.side {
             Side::Server => {
                 self.send(&Message::Trigger { epoch, reason }, None)?;
@@ -60,6 +130,7 @@ impl Session {
     }
 
     fn offer(&mut self, cx: &mut Context<'_>, epoch: Epoch) -> Result<(), SendError> {
+        self.rotation.since.get_or_insert(cx.now.mono);
         let private = PrivateKey::new(cx.random.private.secret());
         let public_key = private.public();
         self.send(&Message::Offer { epoch, public_key, server_id: None }, None)?;
@@ -98,7 +169,8 @@ impl Session {
             return Err(Violation::RotationStep);
         }
         let agreed = private.agree(client_public).ok_or(Violation::ZeroSharedSecret)?;
-        let next = self.next_epoch(epoch, agreed, client_public, &public_key)?;
+        let next = self.next_epoch(cx.now.mono, epoch, agreed, client_public, &public_key)?;
+        self.rotation.since.get_or_insert(cx.now.mono);
         self.send(&Message::Answer { epoch, public_key, session: None }, None)
             .map_err(|_| Violation::Backlog)?;
         if let Some(transport) = self.phase.transport_mut() {
@@ -110,6 +182,7 @@ impl Session {
     /// Client: the server's key; from here on it seals in the next epoch.
     pub(super) fn take_answer(
         &mut self,
+        now: Now,
         epoch: Epoch,
         server_public: &[u8; 32],
     ) -> Result<(), Violation> {
@@ -121,7 +194,7 @@ impl Session {
         }
         let client_public = private.public();
         let agreed = private.agree(server_public).ok_or(Violation::ZeroSharedSecret)?;
-        let next = self.next_epoch(epoch, agreed, &client_public, server_public)?;
+        let next = self.next_epoch(now.mono, epoch, agreed, &client_public, server_public)?;
         if let Some(transport) = self.phase.transport_mut() {
             transport.epochs.switch(next);
         }
@@ -130,6 +203,7 @@ impl Session {
 
     fn next_epoch(
         &mut self,
+        now: Instant,
         epoch: Epoch,
         agreed: Secret<32>,
         client_public: &[u8; 32],
@@ -140,7 +214,7 @@ impl Session {
         let seed = transport.epochs.take_seed().ok_or(Violation::RotationStep)?;
         let id = &self.connection_id;
         let keys = epoch_next(seed, agreed, id, epoch, client_public, server_public);
-        Ok(EpochState::new(epoch, keys, own, provider))
+        Ok(EpochState::new(now, epoch, keys, own, provider))
     }
 
     /// Server: each epoch is switched to once, in order, and after it was reached.

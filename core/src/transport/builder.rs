@@ -3,26 +3,30 @@
 use super::Transport;
 use super::path::Path;
 use super::recovery::Sent;
-use crate::limits::{DATAGRAM_BASE, HEADER_LEN, OVERHEAD};
+use crate::limits::{DATAGRAM_BASE, DATAGRAM_MIN, HEADER_LEN, OVERHEAD};
 use crate::time::Now;
 use crate::wire::cursor::Writer;
-use crate::wire::frame::{write_message, write_padding, write_response};
+use crate::wire::frame::{write_challenge, write_message, write_padding, write_response};
 use crate::wire::header::PacketType;
 use alloc::vec::Vec;
 
 /// Largest plaintext of a datagram of the base size.
 const ROOM: usize = DATAGRAM_BASE - OVERHEAD;
 
-/// The next datagram, most urgent first: responses, messages, pings, bare acknowledgements.
-pub(super) fn build(
-    transport: &mut Transport,
-    now: Now,
-    home: Path,
-    out: &mut [u8],
-) -> Option<(Path, usize)> {
-    if let Some((path, data)) = transport.responses.pop_front() {
-        let (_, len) = plaintext(transport, now, out, |writer| write_response(writer, &data));
-        return Some((path, seal(transport, now, PacketType::Pong, out, len, None)));
+/// The next datagram, most urgent first: responses, challenges, messages, pings, bare
+/// acknowledgements.
+pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
+    let home = transport.paths.home();
+    while let Some((path, data)) = transport.responses.pop_front() {
+        // Nothing but the answer goes to a path that is not proven.
+        if path == home || transport.paths.may_answer(path, DATAGRAM_MIN) {
+            let len = lone(out, |writer| write_response(writer, &data));
+            return Some((path, seal(transport, now, PacketType::Pong, out, len, None)));
+        }
+    }
+    if let Some((path, data)) = transport.paths.poll() {
+        let len = lone(out, |writer| write_challenge(writer, &data));
+        return Some((path, seal(transport, now, PacketType::Ping, out, len, None)));
     }
     if transport.recovery.may_send(DATAGRAM_BASE as u64)
         && let Some(len) = messages(transport, now, out)
@@ -57,6 +61,14 @@ struct Record {
     acked: Option<u64>,
 }
 
+/// Writes one small frame.
+fn lone(out: &mut [u8], write: impl FnOnce(&mut Writer<'_>) -> bool) -> usize {
+    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + ROOM]);
+    let written = write(&mut writer);
+    debug_assert!(written, "it is 9 bytes long");
+    writer.len()
+}
+
 /// Writes an ACK if one is owed, then what `write` adds.
 fn plaintext(
     transport: &mut Transport,
@@ -73,11 +85,12 @@ fn plaintext(
 
 /// A packet of fragments of one type.
 fn messages(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<usize> {
-    let (kind, _) = transport.sending.next(None)?;
+    let may = transport.may();
+    let (kind, _) = transport.sending.next(None, may)?;
     let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + ROOM]);
     let acked = transport.acks.write(now.mono, &mut writer);
     let mut fragments = Vec::new();
-    while let Some((_, fragment)) = transport.sending.next(Some(kind)) {
+    while let Some((_, fragment)) = transport.sending.next(Some(kind), may) {
         let count = write_message(&mut writer, &fragment) as u64;
         if count == 0 {
             break;
@@ -98,10 +111,11 @@ fn seal(
     plaintext: usize,
     record: Option<Record>,
 ) -> usize {
-    let seq = transport.epochs.take_seq();
-    let keys = &transport.epochs.send().packet;
-    let len = keys.seal(seq, now.wall, kind, out, plaintext);
+    let epoch = transport.epochs.current();
+    let sealed = transport.epochs.seal(epoch, now.wall, kind, out, plaintext);
+    let (seq, len) = sealed.expect("the current epoch always seals");
     transport.last_sent = now.mono;
+    transport.sent_bytes += len as u64;
     if let Some(Record { fragments, acked }) = record {
         let size = len as u64;
         transport.recovery.sent(Sent { seq, at: now.mono, size, fragments, acked });

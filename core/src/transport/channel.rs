@@ -9,6 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
+use zeroize::Zeroizing;
 
 /// What its sender wants to be told by when a message is wholly acknowledged.
 pub(crate) type Token = u64;
@@ -16,7 +17,8 @@ pub(crate) type Token = u64;
 #[derive(Debug)]
 struct Outgoing {
     kind: PacketType,
-    bytes: Vec<u8>,
+    /// It may hold a renewed secret.
+    bytes: Zeroizing<Vec<u8>>,
     token: Option<Token>,
     /// Bytes from here on were never sent.
     unsent: u64,
@@ -43,18 +45,29 @@ pub(crate) struct SendChannel {
     lowest: u64,
     window: VecDeque<Outgoing>,
     window_bytes: usize,
-    /// Messages that have no id yet.
+    /// Messages that were not begun and so have no id yet: one that is urgent may still go before.
     waiting: VecDeque<Outgoing>,
 }
 
+/// What a packet may carry of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum May {
+    /// All.
+    Begin,
+    /// Messages already begun, and key rotation: the epoch is near its end (PROTOCOL 5.1).
+    Repair,
+}
+
 impl SendChannel {
-    /// Queues a message of 1..65,536 bytes. False when the backlog is full.
+    /// Queues a message of 1..65,536 bytes. False when the backlog is full; the few steps of key
+    /// rotation go in all the same.
     #[must_use]
     pub(crate) fn push(&mut self, kind: PacketType, bytes: Vec<u8>, token: Option<Token>) -> bool {
-        if self.waiting.len() >= CHANNEL_BACKLOG {
+        if self.waiting.len() >= CHANNEL_BACKLOG && kind != PacketType::KeyRotation {
             return false;
         }
         let (unsent, lost, acked) = (0, RangeSet::new(), RangeSet::new());
+        let bytes = Zeroizing::new(bytes);
         let message = Outgoing { kind, bytes, token, unsent, lost, acked };
         // Key rotation waits for nobody's chat (PROTOCOL 5.1).
         if kind == PacketType::KeyRotation {
@@ -63,13 +76,12 @@ impl SendChannel {
         } else {
             self.waiting.push_back(message);
         }
-        self.fill();
         true
     }
 
-    /// Whether a message pushed now would be sent without waiting for others.
+    /// Whether a message pushed now would be sent without waiting long for others.
     pub(crate) fn has_room(&self) -> bool {
-        self.waiting.is_empty() && (self.window.len() as u64) < CHANNEL_MESSAGES / 2
+        ((self.window.len() + self.waiting.len()) as u64) < CHANNEL_MESSAGES / 2
     }
 
     /// Whether everything was acknowledged.
@@ -77,27 +89,38 @@ impl SendChannel {
         self.window.is_empty() && self.waiting.is_empty()
     }
 
-    fn fill(&mut self) {
-        while let Some(message) = self.waiting.front() {
-            let bytes = self.window_bytes + message.bytes.len();
-            if self.window.len() as u64 >= CHANNEL_MESSAGES || bytes > CHANNEL_BYTES {
-                return;
-            }
-            self.window_bytes = bytes;
-            self.window.extend(self.waiting.pop_front());
-        }
+    /// Whether the first of those waiting may be begun.
+    fn may_begin(&self, may: May) -> bool {
+        let Some(first) = self.waiting.front() else { return false };
+        (self.window.len() as u64) < CHANNEL_MESSAGES
+            && self.window_bytes + first.bytes.len() <= CHANNEL_BYTES
+            && (may == May::Begin || first.kind == PacketType::KeyRotation)
     }
 
-    /// The next fragment to send, of a given type if the packet has one already.
-    pub(crate) fn next(&self, kind: Option<PacketType>) -> Option<(PacketType, Fragment<'_>)> {
-        let (index, message, range) = self
-            .window
-            .iter()
-            .enumerate()
-            .find_map(|(index, message)| Some((index, message, message.next()?)))?;
+    /// Whether there is something to send.
+    pub(crate) fn has_next(&self, may: May) -> bool {
+        self.may_begin(may) || self.window.iter().any(|message| message.next().is_some())
+    }
+
+    /// The next fragment to send, of a given type if the packet has one already. What was begun goes
+    /// before what was not.
+    pub(crate) fn next(
+        &mut self,
+        kind: Option<PacketType>,
+        may: May,
+    ) -> Option<(PacketType, Fragment<'_>)> {
+        let begun = self.window.iter().position(|message| message.next().is_some());
+        if begun.is_none() && self.may_begin(may) {
+            let first = self.waiting.pop_front_if(|first| kind.is_none_or(|k| k == first.kind))?;
+            self.window_bytes += first.bytes.len();
+            self.window.push_back(first);
+        }
+        let index = begun.or_else(|| self.window.len().checked_sub(1))?;
+        let message = self.window.get(index)?;
         if kind.is_some_and(|kind| kind != message.kind) {
             return None;
         }
+        let range = message.next()?;
         let (start, end) = (index_of(range.start), index_of(range.end));
         let fragment = Fragment {
             id: self.lowest + index as u64,
@@ -145,7 +168,6 @@ impl SendChannel {
             self.window.pop_front();
             self.lowest += 1;
         }
-        self.fill();
     }
 }
 
@@ -157,7 +179,8 @@ fn index_of(position: u64) -> usize {
 #[derive(Debug)]
 struct Incoming {
     kind: PacketType,
-    bytes: Vec<u8>,
+    /// It may hold a renewed secret.
+    bytes: Zeroizing<Vec<u8>>,
     have: RangeSet,
 }
 
@@ -190,7 +213,8 @@ impl RecvChannel {
                 return Err(Violation::MessageWindow);
             }
             self.bytes += total;
-            let fresh = Incoming { kind, bytes: vec![0; total], have: RangeSet::new() };
+            let fresh =
+                Incoming { kind, bytes: Zeroizing::new(vec![0; total]), have: RangeSet::new() };
             self.partial.insert(fragment.id, fresh);
         }
         let message = self.partial.get_mut(&fragment.id).expect("it is there or was just made");
@@ -201,7 +225,7 @@ impl RecvChannel {
     }
 
     /// The next whole message, in order of id.
-    pub(crate) fn pop(&mut self) -> Option<(PacketType, Vec<u8>)> {
+    pub(crate) fn pop(&mut self) -> Option<(PacketType, Zeroizing<Vec<u8>>)> {
         let message = self.partial.get(&self.next)?;
         if !message.have.contains_range(0..message.bytes.len() as u64) {
             return None;

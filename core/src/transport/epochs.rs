@@ -6,10 +6,13 @@ use crate::crypto::packet::PacketKeys;
 use crate::crypto::replay::ReplayWindow;
 use crate::error::DropReason;
 use crate::id::Epoch;
-use crate::limits::{PREVIOUS_EPOCH_MAX, PREVIOUS_EPOCH_MIN};
+use crate::limits::{
+    DATAGRAM_MAX, EPOCH_AGE_MAX, EPOCH_BYTES_END, EPOCH_BYTES_STOP, PREVIOUS_EPOCH_MAX,
+    PREVIOUS_EPOCH_MIN,
+};
 use crate::secret::Secret;
-use crate::time::{Duration, Instant};
-use crate::wire::header::Header;
+use crate::time::{Duration, Instant, UnixMs};
+use crate::wire::header::{Header, PacketType};
 use alloc::boxed::Box;
 use core::ops::Range;
 
@@ -32,11 +35,16 @@ pub(crate) struct EpochState {
     next_key_seed: Option<Secret<32>>,
     /// Lowest number opened in it.
     lowest: Option<u64>,
+    /// When its keys were made.
+    since: Instant,
+    /// Bytes of datagrams sealed and opened in it.
+    bytes: u64,
 }
 
 impl EpochState {
     /// Expands an epoch's keys for the side that sends in direction `own`.
     pub(crate) fn new(
+        now: Instant,
         epoch: Epoch,
         keys: EpochKeys,
         own: Direction,
@@ -52,7 +60,15 @@ impl EpochState {
             },
             next_key_seed: Some(keys.next_key_seed),
             lowest: None,
+            since: now,
+            bytes: 0,
         }
+    }
+
+    /// Whether it has served as long or as much as keys may (PROTOCOL 5.1). Another datagram of any
+    /// size still fits before that.
+    fn is_worn(&self, now: Instant) -> bool {
+        now.since(self.since) >= EPOCH_AGE_MAX || self.bytes + DATAGRAM_MAX as u64 > EPOCH_BYTES_END
     }
 }
 
@@ -61,8 +77,18 @@ impl EpochState {
 enum Previous {
     /// The peer may not know the current epoch yet: everything of the previous one still counts.
     Whole(Box<EpochState>),
-    /// The peer is in the current epoch: only late packets are opened, until then.
-    ReceiveOnly(Epoch, Box<PacketKeys>, Instant),
+    /// The peer is in a later epoch: only late packets are opened, until then.
+    ReceiveOnly(ReceiveOnly),
+}
+
+/// What is left of an epoch for late packets.
+#[derive(Debug)]
+struct ReceiveOnly {
+    epoch: Epoch,
+    open: Box<PacketKeys>,
+    /// Numbers from here on were sealed in a later epoch.
+    below: u64,
+    until: Instant,
 }
 
 /// Whose keys fit a packet.
@@ -71,6 +97,7 @@ pub(crate) enum Slot {
     Current,
     Next,
     Previous,
+    Older,
 }
 
 /// A packet that opened.
@@ -86,6 +113,8 @@ pub(crate) struct Opened {
 /// The keys of a session: at most three epochs, none skipped.
 #[derive(Debug)]
 pub(crate) struct Epochs {
+    /// Client: the epoch before the previous one, until a packet of the current one has opened.
+    older: Option<ReceiveOnly>,
     previous: Option<Previous>,
     current: EpochState,
     next: Option<EpochState>,
@@ -95,8 +124,8 @@ pub(crate) struct Epochs {
 
 impl Epochs {
     pub(crate) fn new(current: EpochState) -> Self {
-        let (previous, next) = (None, None);
-        Self { previous, current, next, replay: ReplayWindow::default(), next_seq: 1 }
+        let (older, previous, next) = (None, None, None);
+        Self { older, previous, current, next, replay: ReplayWindow::default(), next_seq: 1 }
     }
 
     /// The epoch that seals.
@@ -107,6 +136,61 @@ impl Epochs {
     /// What seals now.
     pub(crate) const fn send(&self) -> &SendKeys {
         &self.current.send
+    }
+
+    /// Since when the sealing epoch has been there.
+    pub(crate) const fn since(&self) -> Instant {
+        self.current.since
+    }
+
+    /// Bytes sealed and opened in the sealing epoch.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.current.bytes
+    }
+
+    /// Whether user data must wait for the next epoch (PROTOCOL 5.1).
+    pub(crate) const fn is_stopped(&self) -> bool {
+        self.current.bytes >= EPOCH_BYTES_STOP
+    }
+
+    /// Whether keys have served as long or as much as they may: the session ends (PROTOCOL 5.1).
+    pub(crate) fn is_worn(&self, now: Instant) -> bool {
+        let previous = match &self.previous {
+            Some(Previous::Whole(previous)) => previous.is_worn(now),
+            Some(Previous::ReceiveOnly(_)) | None => false,
+        };
+        previous || self.current.is_worn(now)
+    }
+
+    /// When keys are too old: the session ends (PROTOCOL 5.1).
+    pub(crate) fn worn_at(&self) -> Instant {
+        let since = match &self.previous {
+            Some(Previous::Whole(previous)) => previous.since,
+            Some(Previous::ReceiveOnly(_)) | None => self.current.since,
+        };
+        since + EPOCH_AGE_MAX
+    }
+
+    /// Seals the plaintext at `out[38..]` in `epoch`, which the peer may still be in: the number it
+    /// got, and the length of the datagram.
+    pub(crate) fn seal(
+        &mut self,
+        epoch: Epoch,
+        timestamp: UnixMs,
+        kind: PacketType,
+        out: &mut [u8],
+        plaintext: usize,
+    ) -> Option<(u64, usize)> {
+        let seq = self.next_seq;
+        let state = match &mut self.previous {
+            _ if epoch == self.current.epoch => &mut self.current,
+            Some(Previous::Whole(previous)) if epoch == previous.epoch => previous,
+            Some(_) | None => return None,
+        };
+        let len = state.send.packet.seal(seq, timestamp, kind, out, plaintext);
+        state.bytes += len as u64;
+        self.next_seq += 1;
+        Some((seq, len))
     }
 
     /// What sealed and signed in `epoch`, while the peer may still be in it.
@@ -132,6 +216,7 @@ impl Epochs {
     pub(crate) fn forget_next(&mut self) {
         self.next = None;
         self.current.next_key_seed = None;
+        self.older = None;
         if self.is_confirmed() {
             self.previous = None;
         }
@@ -140,13 +225,6 @@ impl Epochs {
     /// The seed for the next epoch; given once.
     pub(crate) const fn take_seed(&mut self) -> Option<Secret<32>> {
         self.current.next_key_seed.take()
-    }
-
-    /// A number for the next packet; each is given once, over all epochs.
-    pub(crate) const fn take_seq(&mut self) -> u64 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        seq
     }
 
     /// The first number not yet given.
@@ -162,7 +240,10 @@ impl Epochs {
     /// Client: opens and seals in `next` from now on.
     pub(crate) fn switch(&mut self, next: EpochState) {
         let old = core::mem::replace(&mut self.current, next);
-        self.previous = Some(Previous::Whole(Box::new(old)));
+        self.older = match self.previous.replace(Previous::Whole(Box::new(old))) {
+            Some(Previous::ReceiveOnly(older)) => Some(older),
+            Some(Previous::Whole(_)) | None => None,
+        };
     }
 
     /// Opening step 2 for this session: whose keys a packet was made with, and its number.
@@ -171,12 +252,13 @@ impl Epochs {
         fits(&self.current.open, Slot::Current)
             .or_else(|| fits(&self.next.as_ref()?.open, Slot::Next))
             .or_else(|| fits(self.previous_keys()?, Slot::Previous))
+            .or_else(|| fits(&self.older.as_ref()?.open, Slot::Older))
     }
 
     fn previous_keys(&self) -> Option<&PacketKeys> {
         match self.previous.as_ref()? {
             Previous::Whole(previous) => Some(&previous.open),
-            Previous::ReceiveOnly(_, open, _) => Some(open),
+            Previous::ReceiveOnly(previous) => Some(&previous.open),
         }
     }
 
@@ -189,10 +271,16 @@ impl Epochs {
         (slot, seq): (Slot, u64),
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        let (keys, below) = match slot {
-            Slot::Current => (Some(&self.current.open), None),
-            Slot::Next => (self.next.as_ref().map(|next| &next.open), None),
-            Slot::Previous => (self.previous_keys(), self.current.lowest),
+        let (keys, below) = match (slot, &self.previous, &self.older) {
+            (Slot::Current, ..) => (Some(&self.current.open), None),
+            (Slot::Next, ..) => (self.next.as_ref().map(|next| &next.open), None),
+            (Slot::Previous, Some(Previous::Whole(old)), _) => {
+                (Some(&old.open), self.current.lowest)
+            }
+            (Slot::Previous, Some(Previous::ReceiveOnly(old)), _) | (Slot::Older, _, Some(old)) => {
+                (Some(&*old.open), Some(old.below))
+            }
+            (Slot::Previous | Slot::Older, ..) => (None, None),
         };
         let keys = keys.ok_or(DropReason::NoKey)?;
         if !keys.iv_fits(header, seq) {
@@ -203,13 +291,28 @@ impl Epochs {
         }
         let plaintext = keys.open(header, datagram)?;
         self.replay.opened(seq);
-        if slot == Slot::Previous {
-            let epoch = match self.previous.as_ref() {
-                Some(Previous::Whole(old)) => old.epoch,
-                Some(Previous::ReceiveOnly(epoch, ..)) => *epoch,
-                None => return Err(DropReason::NoKey),
-            };
-            return Ok(Opened { epoch, seq, plaintext, completes: false });
+        let (epoch, completes) = self.note_opened(now, pto, slot, seq, datagram.len() as u64);
+        Ok(Opened { epoch, seq, plaintext, completes })
+    }
+
+    /// A packet opened: its epoch, and whether that is the first one of it.
+    fn note_opened(
+        &mut self,
+        now: Instant,
+        pto: Duration,
+        slot: Slot,
+        seq: u64,
+        len: u64,
+    ) -> (Epoch, bool) {
+        match (slot, &mut self.previous, &self.older) {
+            (Slot::Previous, Some(Previous::Whole(old)), _) => {
+                old.bytes += len;
+                old.lowest = Some(old.lowest.map_or(seq, |lowest| lowest.min(seq)));
+                return (old.epoch, false);
+            }
+            (Slot::Previous, Some(Previous::ReceiveOnly(old)), _) => return (old.epoch, false),
+            (Slot::Older, _, Some(old)) => return (old.epoch, false),
+            (Slot::Current | Slot::Next | Slot::Previous | Slot::Older, ..) => {}
         }
         if slot == Slot::Next
             && let Some(next) = self.next.take()
@@ -217,32 +320,47 @@ impl Epochs {
             self.switch(next);
         }
         let completes = self.current.lowest.is_none();
-        self.current.lowest = Some(self.current.lowest.map_or(seq, |old| old.min(seq)));
+        let lowest = self.current.lowest.map_or(seq, |old| old.min(seq));
+        self.current.lowest = Some(lowest);
+        self.current.bytes += len;
         if completes {
+            self.older = None;
             let stay = (pto * 3).max(PREVIOUS_EPOCH_MIN).min(PREVIOUS_EPOCH_MAX);
-            self.previous = self.previous.take().map(|previous| match previous {
+            let reduce = |previous| match previous {
                 Previous::Whole(old) => {
-                    Previous::ReceiveOnly(old.epoch, Box::new(old.open), now + stay)
+                    let (epoch, open) = (old.epoch, Box::new(old.open));
+                    Previous::ReceiveOnly(ReceiveOnly {
+                        epoch,
+                        open,
+                        below: lowest,
+                        until: now + stay,
+                    })
                 }
-                reduced @ Previous::ReceiveOnly(..) => reduced,
-            });
+                reduced @ Previous::ReceiveOnly(_) => reduced,
+            };
+            self.previous = self.previous.take().map(reduce);
+        } else if let Some(Previous::ReceiveOnly(old)) = &mut self.previous {
+            old.below = lowest;
         }
-        Ok(Opened { epoch: self.current.epoch, seq, plaintext, completes })
+        (self.current.epoch, completes)
     }
 
-    /// When the previous epoch's keys are due to go.
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        match &self.previous {
-            Some(Previous::ReceiveOnly(.., at)) => Some(*at),
+    /// When the oldest keys are due to go.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let previous = match &self.previous {
+            Some(Previous::ReceiveOnly(old)) => Some(old.until),
             Some(Previous::Whole(_)) | None => None,
-        }
+        };
+        self.older.as_ref().map(|older| older.until).or(previous)
     }
 
-    /// Drops the previous epoch's keys if they are due.
+    /// Drops the keys of earlier epochs that are due.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
-        if self.deadline().is_some_and(|at| at <= now) {
-            self.previous = None;
-        }
+        self.older = self.older.take().filter(|older| older.until > now);
+        self.previous = self.previous.take().filter(|previous| match previous {
+            Previous::ReceiveOnly(old) => old.until > now,
+            Previous::Whole(_) => true,
+        });
     }
 }
 
@@ -252,19 +370,22 @@ mod tests {
     use crate::crypto::aead::RustCrypto;
     use crate::crypto::derive::derive;
     use crate::limits::HEADER_LEN;
-    use crate::time::UnixMs;
-    use crate::wire::header::PacketType;
 
     fn state(epoch: u64, own: Direction) -> EpochState {
-        EpochState::new(Epoch(epoch), derive(b"secret", &[epoch as u8]), own, &RustCrypto)
+        EpochState::new(
+            Instant::ZERO,
+            Epoch(epoch),
+            derive(b"secret", &[epoch as u8]),
+            own,
+            &RustCrypto,
+        )
     }
 
     fn seal(epochs: &mut Epochs, epoch: Epoch) -> [u8; 64] {
         let mut out = [0; 64];
         out[HEADER_LEN] = 0;
-        let seq = epochs.take_seq();
-        let keys = &epochs.send_of(epoch).unwrap().packet;
-        assert_eq!(keys.seal(seq, UnixMs(1), PacketType::Ping, &mut out, 1), 64);
+        let sealed = epochs.seal(epoch, UnixMs(1), PacketType::Ping, &mut out, 1);
+        assert_eq!(sealed.unwrap().1, 64);
         out
     }
 

@@ -10,8 +10,9 @@ pub(crate) mod recovery;
 
 mod builder;
 
-use crate::error::{DropReason, Violation};
+use crate::error::{CloseReason, DropReason, Violation};
 use crate::limits::{DATAGRAM_BASE, HEADER_LEN, IDLE_TIMEOUT, KEEPALIVE, TAG_LEN};
+use crate::random::Stream;
 use crate::time::{Instant, Now};
 use crate::wire::cursor::Writer;
 use crate::wire::frame::{Ack, Frame, Frames, write_signal};
@@ -20,10 +21,11 @@ use ack::Acks;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use channel::{RecvChannel, SendChannel, Token};
+use channel::{May, RecvChannel, SendChannel, Token};
 use epochs::{Epochs, Opened, Slot};
-use path::Path;
+use path::{Pace, Path, Paths};
 use recovery::{Recovery, Settled};
+use zeroize::Zeroizing;
 
 /// Responses that wait to be sent; a driver that drains late loses the older ones, and the peer asks
 /// again.
@@ -51,6 +53,14 @@ pub enum Timer {
     Idle,
     /// Keys of the previous epoch go.
     PreviousEpoch,
+    /// A key rotation is due, overdue, or the keys are worn out.
+    KeyRotation,
+    /// A path is challenged, or its silence judged.
+    PathValidation,
+    /// The port is to be prepared, announced, opened or closed.
+    PortRotation,
+    /// A secret is to be retired.
+    Retirement,
     /// The hello or a signal is repeated, or its answer is given up.
     Repeat,
     /// Something remembered for a time is forgotten.
@@ -67,6 +77,9 @@ pub(crate) struct Transport {
     pub(crate) epochs: Epochs,
     acks: Acks,
     pub(crate) recovery: Recovery,
+    pub(crate) paths: Paths,
+    /// The path of the last [`Self::take_move`].
+    known_home: Path,
     pub(crate) sending: SendChannel,
     receiving: RecvChannel,
     /// RESPONSE frames, and the path each must leave by.
@@ -77,12 +90,18 @@ pub(crate) struct Transport {
     ping_due: bool,
     last_sent: Instant,
     last_received: Instant,
+    /// Bytes of datagrams, sealed and opened, over all epochs.
+    sent_bytes: u64,
+    received_bytes: u64,
 }
 
 impl Transport {
-    pub(crate) fn new(now: Instant, epochs: Epochs) -> Self {
+    /// Of a session that begins at `home`; `doubts` as for [`Paths::new`].
+    pub(crate) fn new(now: Instant, epochs: Epochs, home: Path, doubts: bool) -> Self {
         Self {
             epochs,
+            paths: Paths::new(home, doubts),
+            known_home: home,
             acks: Acks::default(),
             recovery: Recovery::default(),
             sending: SendChannel::default(),
@@ -92,6 +111,8 @@ impl Transport {
             ping_due: false,
             last_sent: now,
             last_received: now,
+            sent_bytes: 0,
+            received_bytes: 0,
         }
     }
 
@@ -105,7 +126,44 @@ impl Transport {
     ) -> Result<Opened, DropReason> {
         let opened = self.epochs.open(now, self.recovery.rtt.pto(), header, found, datagram)?;
         self.last_received = now;
+        self.received_bytes += datagram.len() as u64;
         Ok(opened)
+    }
+
+    /// Takes note of the path that a packet which opened came by.
+    pub(crate) fn arrived(
+        &mut self,
+        now: Instant,
+        path: Path,
+        seq: u64,
+        len: usize,
+        random: &mut Stream,
+    ) {
+        let pace = self.pace(now);
+        self.paths.opened(pace, path, seq, len, random);
+    }
+
+    fn pace(&self, now: Instant) -> Pace {
+        let rtt = &self.recovery.rtt;
+        Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or(rtt.pto()) }
+    }
+
+    /// The move since the last call, if there was one: from where, and where to.
+    pub(crate) fn take_move(&mut self) -> Option<(Path, Path)> {
+        let (from, to) = (self.known_home, self.paths.home());
+        if from == to {
+            return None;
+        }
+        self.known_home = to;
+        if from.remote.ip() != to.remote.ip() {
+            self.recovery.reset_path();
+        }
+        Some((from, to))
+    }
+
+    /// Bytes of datagrams sealed and opened, over all epochs.
+    pub(crate) const fn traffic(&self) -> (u64, u64) {
+        (self.sent_bytes, self.received_bytes)
     }
 
     /// Takes the frames of a packet that opened, all or, when one is bad, none.
@@ -114,7 +172,7 @@ impl Transport {
         now: Instant,
         path: Path,
         kind: PacketType,
-        seq: u64,
+        (seq, completes): (u64, bool),
         plaintext: &'d [u8],
     ) -> Result<Inbox<'d>, Violation> {
         for frame in Frames::new(plaintext) {
@@ -126,7 +184,11 @@ impl Transport {
         let mut challenge = None;
         for frame in Frames::new(plaintext).flatten() {
             match frame {
-                Frame::Padding | Frame::Response(_) => {}
+                Frame::Padding => {}
+                Frame::Response(data) => {
+                    // What follows from it is seen by `take_move`.
+                    let _moved = self.paths.answered(now, path, &data);
+                }
                 Frame::Ack(ack) => self.acknowledged(now, &ack)?,
                 Frame::Message(fragment) => self.receiving.fragment(kind, &fragment)?,
                 Frame::Challenge(data) => challenge = Some(data),
@@ -141,7 +203,8 @@ impl Transport {
             self.responses.push_back((path, data));
         }
         let eliciting = kind != PacketType::Pong;
-        self.acks.opened(now, seq, eliciting, kind == PacketType::Ping);
+        // The peer of a rotation waits to know that it is complete.
+        self.acks.opened(now, seq, eliciting, kind == PacketType::Ping || completes);
         Ok(inbox)
     }
 
@@ -168,26 +231,37 @@ impl Transport {
     }
 
     /// The next whole message, in order.
-    pub(crate) fn pop_message(&mut self) -> Option<(PacketType, Vec<u8>)> {
+    pub(crate) fn pop_message(&mut self) -> Option<(PacketType, Zeroizing<Vec<u8>>)> {
         self.receiving.pop()
     }
 
-    /// Whether the peer was silent for so long that the session is dead (PROTOCOL 6).
-    pub(crate) fn is_dead(&self, now: Instant) -> bool {
-        now.since(self.last_received) >= IDLE_TIMEOUT
+    /// Why the session ends now, if it does: silence (PROTOCOL 6) or worn keys (PROTOCOL 5.1).
+    pub(crate) fn end(&self, now: Instant) -> Option<CloseReason> {
+        if now.since(self.last_received) >= IDLE_TIMEOUT {
+            Some(CloseReason::Idle)
+        } else {
+            self.epochs.is_worn(now).then_some(CloseReason::KeysWorn)
+        }
     }
 
-    pub(crate) fn on_timeout(&mut self, now: Instant) {
+    /// What of the channel the sealing epoch still carries.
+    fn may(&self) -> May {
+        if self.epochs.is_stopped() { May::Repair } else { May::Begin }
+    }
+
+    pub(crate) fn on_timeout(&mut self, now: Instant, random: &mut Stream) {
         self.epochs.on_timeout(now);
+        let pace = self.pace(now);
+        let _moved = self.paths.on_timeout(pace, random);
         let settled = self.recovery.on_timeout(now);
         self.settle(settled);
-        if self.recovery.probes > 0 && self.sending.next(None).is_none() {
+        if self.recovery.probes > 0 && !self.sending.has_next(self.may()) {
             // A probe repeats what is in flight, if that can be, else it is a ping.
             let again = self.recovery.oldest_fragments().next().cloned();
             if let Some((id, range)) = again {
                 self.sending.lost(id, range);
             }
-            self.ping_due |= self.sending.next(None).is_none();
+            self.ping_due |= !self.sending.has_next(self.may());
         }
         if now.since(self.last_sent) >= KEEPALIVE {
             self.ping_due = true;
@@ -202,19 +276,16 @@ impl Transport {
             (Timer::Keepalive, keepalive),
             (Timer::Idle, Some(self.last_received + IDLE_TIMEOUT)),
             (Timer::PreviousEpoch, self.epochs.deadline()),
+            (Timer::KeyRotation, Some(self.epochs.worn_at())),
+            (Timer::PathValidation, self.paths.deadline()),
         ]
         .into_iter()
         .filter_map(|(timer, at)| Some((timer, at?)))
     }
 
-    /// Writes the next datagram that is due, `home` being the session's path.
-    pub(crate) fn poll_transmit(
-        &mut self,
-        now: Now,
-        home: Path,
-        out: &mut [u8],
-    ) -> Option<(Path, usize)> {
-        builder::build(self, now, home, out)
+    /// Writes the next datagram that is due.
+    pub(crate) fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
+        builder::build(self, now, out)
     }
 
     /// Seals what is owed as an acknowledgement, at once: the last packet of a session.
@@ -253,8 +324,7 @@ pub(crate) fn seal_signal_in(
         return None;
     }
     let len = writer.len();
-    let seq = epochs.take_seq();
-    let len = epochs.send_of(epoch)?.packet.seal(seq, now.wall, kind, &mut out, len);
+    let (_, len) = epochs.seal(epoch, now.wall, kind, &mut out, len)?;
     out.truncate(len);
     Some(out)
 }

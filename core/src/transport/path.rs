@@ -1,6 +1,10 @@
-//! Where a packet came from or goes to (PROTOCOL 6).
+//! Where packets come from and go to, and how that changes (PROTOCOL 6).
 
 use crate::id::PortId;
+use crate::limits::{AMPLIFICATION, DATAGRAM_MIN, PATH_PROBES};
+use crate::random::Stream;
+use crate::time::{Duration, Instant};
+use alloc::collections::VecDeque;
 use core::net::{IpAddr, SocketAddr};
 
 /// A path: a local binding and the peer's address (PROTOCOL 6).
@@ -38,5 +42,404 @@ impl Transmit {
     /// A single datagram.
     pub(crate) const fn one(path: Path, len: usize) -> Self {
         Self { path, len, segment: len }
+    }
+}
+
+/// Longest pause between two challenges of a path that this side wants to move to.
+const GOAL_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// What a path's fate is judged by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) now: Instant,
+    /// The probe timeout, without back-off.
+    pub(crate) pto: Duration,
+    /// The smoothed round-trip time.
+    pub(crate) rtt: Duration,
+}
+
+/// The bytes of a CHALLENGE and the path that it goes by.
+type Probe = (Path, [u8; 8]);
+
+/// The old path of a peer whose address seems to have changed: while it answers there, whoever sent
+/// from the new one only forwards copies (RFC 9000 §9.3.3).
+#[derive(Debug)]
+struct Old {
+    /// Both challenges that go there.
+    challenges: [[u8; 8]; 2],
+    /// When the second one goes.
+    again_at: Option<Instant>,
+    /// When silence means that nobody is there any more.
+    silent_at: Instant,
+}
+
+/// A path that a packet with the highest number came by, and that is not proven yet.
+#[derive(Debug)]
+struct Candidate {
+    path: Path,
+    challenges: VecDeque<[u8; 8]>,
+    probes: u32,
+    received: u64,
+    sent: u64,
+    next: Instant,
+    answered: bool,
+    old: Option<Old>,
+}
+
+/// A path that this side wants to move to.
+#[derive(Debug)]
+struct Goal {
+    path: Path,
+    challenges: VecDeque<[u8; 8]>,
+    probes: u32,
+    next: Instant,
+}
+
+/// The path of a session, and what may become of it.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    home: Path,
+    /// Whether a change of the peer's address is to be doubted: at a server, which has many addresses
+    /// in front of it; a client takes packets of its server's addresses only.
+    doubts: bool,
+    highest: u64,
+    candidate: Option<Candidate>,
+    /// No other candidate is probed before.
+    not_before: Instant,
+    goals: VecDeque<Goal>,
+    outbox: VecDeque<Probe>,
+}
+
+impl Paths {
+    pub(crate) const fn new(home: Path, doubts: bool) -> Self {
+        Self {
+            home,
+            doubts,
+            highest: 0,
+            candidate: None,
+            not_before: Instant::ZERO,
+            goals: VecDeque::new(),
+            outbox: VecDeque::new(),
+        }
+    }
+
+    /// Where packets go.
+    pub(crate) const fn home(&self) -> Path {
+        self.home
+    }
+
+    /// Sets the path without proof: of the packet that establishes a session, or when its local
+    /// binding was closed.
+    pub(crate) fn set_home(&mut self, path: Path) {
+        self.home = path;
+        self.candidate = None;
+        self.goals.retain(|goal| goal.path != path);
+    }
+
+    /// A packet of `len` bytes opened.
+    pub(crate) fn opened(
+        &mut self,
+        pace: Pace,
+        path: Path,
+        seq: u64,
+        len: usize,
+        random: &mut Stream,
+    ) {
+        if let Some(candidate) = self.candidate.as_mut().filter(|c| c.path == path) {
+            candidate.received += len as u64;
+        }
+        if seq <= self.highest {
+            return;
+        }
+        self.highest = seq;
+        if path == self.home {
+            // The peer still sends from there.
+            self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
+        } else if self.candidate.is_none() && self.not_before <= pace.now {
+            self.candidate = Some(self.suspect(pace, path, len, random));
+            self.probe_candidate(pace, random);
+        }
+    }
+
+    fn suspect(&mut self, pace: Pace, path: Path, len: usize, random: &mut Stream) -> Candidate {
+        let changed = self.doubts && path.remote != self.home.remote;
+        let old = changed.then(|| {
+            let challenges = [random.array(), random.array()];
+            self.outbox.push_back((self.home, challenges[0]));
+            let again = pace.now + pace.rtt.min(pace.pto) / 2;
+            Old { challenges, again_at: Some(again), silent_at: again + pace.pto }
+        });
+        Candidate {
+            path,
+            challenges: VecDeque::new(),
+            probes: 0,
+            received: len as u64,
+            sent: 0,
+            next: pace.now,
+            answered: false,
+            old,
+        }
+    }
+
+    /// Sends the next CHALLENGE to the candidate if one is due and it has paid for it.
+    fn probe_candidate(&mut self, pace: Pace, random: &mut Stream) {
+        let Some(candidate) = &mut self.candidate else { return };
+        if candidate.answered || candidate.next > pace.now {
+            return;
+        }
+        candidate.next = pace.now + pace.pto;
+        self.not_before = candidate.next;
+        if candidate.probes >= PATH_PROBES {
+            self.candidate = None;
+            return;
+        }
+        candidate.probes += 1;
+        if candidate.sent + DATAGRAM_MIN as u64 > candidate.received * AMPLIFICATION {
+            return;
+        }
+        candidate.sent += DATAGRAM_MIN as u64;
+        let challenge = random.array();
+        candidate.challenges.push_back(challenge);
+        self.outbox.push_back((candidate.path, challenge));
+    }
+
+    /// Whether an answer of `len` bytes may go by a path, which is then charged with it.
+    pub(crate) fn may_answer(&mut self, path: Path, len: usize) -> bool {
+        match &mut self.candidate {
+            Some(candidate) if candidate.path == path => {
+                let may = candidate.sent + len as u64 <= candidate.received * AMPLIFICATION;
+                candidate.sent += if may { len as u64 } else { 0 };
+                may
+            }
+            // It answers a packet that is at least as long.
+            Some(_) | None => true,
+        }
+    }
+
+    /// A RESPONSE came by `path`; true when the session moved by that.
+    pub(crate) fn answered(&mut self, now: Instant, path: Path, data: &[u8; 8]) -> bool {
+        let wanted =
+            self.goals.iter().any(|goal| goal.path == path && goal.challenges.contains(data));
+        if wanted {
+            self.goals.clear();
+            self.set_home(path);
+            return true;
+        }
+        let Some(candidate) = &mut self.candidate else { return false };
+        if path == candidate.path && candidate.challenges.contains(data) {
+            candidate.answered = true;
+        } else if path == self.home
+            && candidate.old.as_ref().is_some_and(|old| old.challenges.contains(data))
+        {
+            self.candidate = None;
+        }
+        self.settle(now)
+    }
+
+    /// Moves if the candidate is proven and the old path silent.
+    fn settle(&mut self, now: Instant) -> bool {
+        let proven = |candidate: &&Candidate| {
+            candidate.answered && candidate.old.as_ref().is_none_or(|old| old.silent_at <= now)
+        };
+        let Some(path) = self.candidate.as_ref().filter(proven).map(|c| c.path) else {
+            return false;
+        };
+        self.set_home(path);
+        true
+    }
+
+    /// Wants to move to `path`: it is challenged until it answers, or another goal is set. With
+    /// `beside`, other goals stay.
+    pub(crate) fn aim(&mut self, now: Instant, path: Path, beside: bool) {
+        if !beside {
+            self.goals.clear();
+        }
+        if path != self.home && self.goals.iter().all(|goal| goal.path != path) {
+            let challenges = VecDeque::new();
+            self.goals.push_back(Goal { path, challenges, probes: 0, next: now });
+        }
+    }
+
+    /// Gives up all goals.
+    pub(crate) fn stay(&mut self) {
+        self.goals.clear();
+    }
+
+    /// Whether there is somewhere to move to.
+    pub(crate) fn has_goals(&self) -> bool {
+        !self.goals.is_empty()
+    }
+
+    /// A deadline may have come; true when the session moved by that.
+    pub(crate) fn on_timeout(&mut self, pace: Pace, random: &mut Stream) -> bool {
+        self.probe_candidate(pace, random);
+        if let Some(candidate) = &mut self.candidate
+            && let Some(old) = &mut candidate.old
+            && old.again_at.is_some_and(|at| at <= pace.now)
+        {
+            old.again_at = None;
+            self.outbox.push_back((self.home, old.challenges[1]));
+        }
+        for goal in self.goals.iter_mut().filter(|goal| goal.next <= pace.now) {
+            let challenge = random.array();
+            goal.challenges.push_back(challenge);
+            if goal.challenges.len() > PATH_PROBES as usize {
+                goal.challenges.pop_front();
+            }
+            // One probe per PTO at first; a port that stays silent is asked ever less often.
+            goal.next = pace.now + (pace.pto * (1 << goal.probes.min(4))).min(GOAL_INTERVAL_MAX);
+            goal.probes += 1;
+            self.outbox.push_back((goal.path, challenge));
+        }
+        self.settle(pace.now)
+    }
+
+    /// The next CHALLENGE to send.
+    pub(crate) fn poll(&mut self) -> Option<Probe> {
+        self.outbox.pop_front()
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let goals = self.goals.iter().map(|goal| goal.next).min();
+        let candidate = self.candidate.as_ref().and_then(|candidate| {
+            let old = candidate.old.as_ref();
+            let again = old.and_then(|old| old.again_at);
+            let own = if candidate.answered {
+                old.map(|old| old.silent_at)
+            } else {
+                Some(candidate.next)
+            };
+            again.into_iter().chain(own).min()
+        });
+        goals.into_iter().chain(candidate).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Random, Seed};
+    use alloc::vec::Vec;
+
+    const RTT: Duration = Duration::from_millis(100);
+    const PTO: Duration = Duration::from_millis(300);
+
+    fn path(port: u32, host: u8) -> Path {
+        Path::new(PortId(port), ([192, 0, 2, host], 4000).into())
+    }
+
+    fn pace(ms: u64) -> Pace {
+        Pace { now: Instant::from_micros(ms * 1000), pto: PTO, rtt: RTT }
+    }
+
+    fn stream() -> Stream {
+        Random::new(&Seed::new(&mut [4; 32])).public
+    }
+
+    fn probes(paths: &mut Paths) -> Vec<Probe> {
+        core::iter::from_fn(|| paths.poll()).collect()
+    }
+
+    /// Runs all deadlines up to `ms`.
+    fn run(paths: &mut Paths, ms: u64, random: &mut Stream) -> bool {
+        let mut moved = false;
+        while let Some(at) = paths.deadline().filter(|at| *at <= pace(ms).now) {
+            moved |= paths.on_timeout(Pace { now: at, ..pace(ms) }, random);
+        }
+        moved
+    }
+
+    #[test]
+    fn a_rebinding_moves_within_rtt_and_pto() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        paths.opened(pace(0), path(0, 1), 5, 64, &mut random);
+        assert!(probes(&mut paths).is_empty());
+        paths.opened(pace(1000), path(0, 2), 4, 64, &mut random);
+        assert!(probes(&mut paths).is_empty(), "not the highest number");
+        paths.opened(pace(1000), path(0, 2), 6, 64, &mut random);
+        let sent = probes(&mut paths);
+        assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [path(0, 1), path(0, 2)]);
+        assert!(!paths.answered(pace(1050).now, path(0, 1), &sent[1].1), "by the same path only");
+        assert!(!run(&mut paths, 1099, &mut random));
+        assert_eq!(probes(&mut paths).len(), 1, "the old path is asked twice");
+        assert!(!paths.answered(pace(1100).now, path(0, 2), &sent[1].1), "the old one may answer");
+        assert!(run(&mut paths, 1000 + 400, &mut random));
+        assert_eq!(paths.home(), path(0, 2));
+    }
+
+    #[test]
+    fn whoever_forwards_copies_gets_nothing() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        for round in 0..50 {
+            let start = round * 1000;
+            paths.opened(pace(start), path(0, 66), round + 1, 64, &mut random);
+            let sent = probes(&mut paths);
+            assert_eq!(sent.len(), 2);
+            // The attacker answers at once, the client a round trip later, over the old path.
+            assert!(!paths.answered(pace(start + 1).now, path(0, 66), &sent[1].1));
+            assert!(!run(&mut paths, start + 100, &mut random));
+            // Of the two challenges one may be lost.
+            let old = if round % 2 == 0 { sent[0] } else { probes(&mut paths)[0] };
+            probes(&mut paths);
+            assert!(!paths.answered(pace(start + 150).now, path(0, 1), &old.1));
+            assert!(!run(&mut paths, start + 999, &mut random));
+            assert_eq!(paths.home(), path(0, 1));
+        }
+    }
+
+    #[test]
+    fn another_local_port_needs_one_answer() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        paths.opened(pace(0), path(1, 1), 1, 64, &mut random);
+        let sent = probes(&mut paths);
+        assert_eq!(sent.len(), 1);
+        assert!(paths.answered(pace(100).now, path(1, 1), &sent[0].1));
+        assert_eq!(paths.home(), path(1, 1));
+    }
+
+    #[test]
+    fn three_times_what_it_paid() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
+        let mut answers = 0;
+        while paths.may_answer(path(0, 2), 64) {
+            answers += 1;
+        }
+        assert_eq!(answers, 2, "one of three is the challenge");
+        run(&mut paths, 10_000, &mut random);
+        let to_new = probes(&mut paths).iter().filter(|(to, _)| *to == path(0, 2)).count();
+        assert_eq!(to_new, 1);
+        assert!(paths.candidate.is_none(), "given up");
+        assert!(paths.may_answer(path(0, 1), 9999));
+    }
+
+    #[test]
+    fn one_candidate_at_a_time() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
+        paths.opened(pace(10), path(0, 3), 2, 64, &mut random);
+        assert!(probes(&mut paths).iter().all(|(to, _)| *to != path(0, 3)));
+        paths.opened(pace(20), path(0, 1), 3, 64, &mut random);
+        assert!(paths.candidate.is_none(), "it still sends from the old one");
+        paths.opened(pace(30), path(0, 3), 4, 64, &mut random);
+        assert!(probes(&mut paths).is_empty(), "one probe per PTO");
+        paths.opened(pace(400), path(0, 3), 5, 64, &mut random);
+        assert_eq!(probes(&mut paths).len(), 2);
+    }
+
+    #[test]
+    fn goals_are_asked_until_one_answers() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), false), stream());
+        paths.aim(pace(0).now, path(0, 2), false);
+        paths.aim(pace(0).now, path(0, 3), true);
+        run(&mut paths, 5000, &mut random);
+        let sent = probes(&mut paths);
+        assert!((6..30).contains(&sent.len()), "{}", sent.len());
+        let (_, last) = sent.iter().rev().find(|(to, _)| *to == path(0, 3)).unwrap();
+        assert!(!paths.answered(pace(5001).now, path(0, 2), last));
+        assert!(paths.answered(pace(5001).now, path(0, 3), last));
+        assert!(!paths.has_goals());
+        assert_eq!((paths.home(), paths.deadline()), (path(0, 3), None));
     }
 }

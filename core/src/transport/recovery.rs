@@ -253,6 +253,14 @@ impl Recovery {
         settled
     }
 
+    /// The path is another one: RTT and congestion state start anew (PROTOCOL 6).
+    pub(crate) fn reset_path(&mut self) {
+        self.rtt = Rtt::default();
+        self.controller = Box::new(NewReno::default());
+        self.first_sample = None;
+        self.pto_count = 0;
+    }
+
     #[cfg(test)]
     pub(crate) fn bytes_in_flight(&self) -> u64 {
         self.bytes_in_flight

@@ -18,7 +18,7 @@ quickcheck! {
         let (mut flight, mut tokens, mut got) = (VecDeque::new(), Vec::new(), Vec::new());
         let mut fate = fate.into_iter().chain(core::iter::repeat(0));
         while !sender.is_idle() {
-            if let Some((kind, fragment)) = sender.next(None) {
+            if let Some((kind, fragment)) = sender.next(None, May::Begin) {
                 let count = fragment.bytes.len().min(1 + usize::from(cut) * 5);
                 let bytes = fragment.bytes[..count].to_vec();
                 let range = fragment.offset..fragment.offset + count as u64;
@@ -45,7 +45,7 @@ quickcheck! {
                 sender.acked(id, range, &mut tokens);
             }
         }
-        let expected = sizes.iter().enumerate().map(|(i, size)| (kind(i), vec![i as u8; *size]));
+        let expected = sizes.iter().enumerate().map(|(i, size)| (kind(i), vec![i as u8; *size].into()));
         tokens.iter().copied().eq(0..sizes.len() as u64) && got.into_iter().eq(expected)
     }
 
@@ -71,25 +71,55 @@ quickcheck! {
     }
 }
 
+/// Sends whatever may be sent; the kinds of the messages begun.
+fn send_all(sender: &mut SendChannel, may: May) -> Vec<PacketType> {
+    let mut begun = Vec::new();
+    while let Some((kind, fragment)) = sender.next(None, may) {
+        let (id, range) = (fragment.id, fragment.offset..fragment.total);
+        if fragment.offset == 0 {
+            begun.push(kind);
+        }
+        sender.sent(id, range);
+    }
+    begun
+}
+
 #[test]
 fn window_of_the_sender() {
     let mut sender = SendChannel::default();
     for _ in 0..17 {
         assert!(sender.push(PacketType::Chat, vec![0; MESSAGE_MAX], None));
     }
+    assert_eq!(send_all(&mut sender, May::Begin).len(), 16);
     assert_eq!((sender.window.len(), sender.waiting.len()), (16, 1));
     sender.acked(1, 0..MESSAGE_MAX as u64, &mut Vec::new());
-    assert_eq!(sender.window.len(), 16, "only the lowest moves the window");
+    assert!(!sender.has_next(May::Begin), "only the lowest moves the window");
     sender.acked(0, 0..MESSAGE_MAX as u64, &mut Vec::new());
-    assert_eq!((sender.window.len(), sender.lowest), (15, 2));
+    assert_eq!((sender.window.len(), sender.lowest), (14, 2));
     for _ in 0..100 {
         assert!(sender.push(PacketType::Presence, vec![0; 1], None));
     }
+    send_all(&mut sender, May::Begin);
     assert_eq!(sender.window.len() as u64, CHANNEL_MESSAGES);
-    assert!(sender.push(PacketType::KeyRotation, vec![0; 1], None));
-    assert_eq!(sender.waiting.front().unwrap().kind, PacketType::KeyRotation);
     while sender.push(PacketType::Presence, vec![0; 1], None) {}
     assert_eq!(sender.waiting.len(), CHANNEL_BACKLOG);
+    assert!(sender.push(PacketType::KeyRotation, vec![0; 1], None), "in any case");
+    assert_eq!(sender.waiting.front().unwrap().kind, PacketType::KeyRotation);
+}
+
+#[test]
+fn near_the_end_of_an_epoch_only_rotation_begins() {
+    let mut sender = SendChannel::default();
+    assert!(sender.push(PacketType::Chat, vec![0; 10], None));
+    send_all(&mut sender, May::Begin);
+    assert!(sender.push(PacketType::Chat, vec![0; 10], None));
+    assert!(!sender.has_next(May::Repair));
+    sender.lost(0, 0..5);
+    assert!(sender.has_next(May::Repair), "messages begun are repaired");
+    assert!(sender.push(PacketType::KeyRotation, vec![0; 1], None));
+    let begun = send_all(&mut sender, May::Repair);
+    assert_eq!(begun, [PacketType::Chat, PacketType::KeyRotation]);
+    assert_eq!(send_all(&mut sender, May::Begin), [PacketType::Chat]);
 }
 
 #[test]
@@ -104,7 +134,7 @@ fn window_of_the_receiver() {
     assert_eq!(take(&mut receiver, 0, 4, 0, b"ab"), Err(Violation::FragmentsDisagree));
     assert_eq!(take(&mut receiver, 0, 3, 1, b"xy"), Err(Violation::FragmentsDisagree));
     assert_eq!(take(&mut receiver, 0, 3, 1, b"bc"), Ok(()));
-    assert_eq!(receiver.pop(), Some((PacketType::Chat, b"abc".to_vec())));
+    assert_eq!(receiver.pop(), Some((PacketType::Chat, b"abc".to_vec().into())));
     assert_eq!(take(&mut receiver, 0, 9, 0, b"late"), Ok(()), "below the window: ignored unread");
     for id in 1..17 {
         let expected = if id < 16 { Ok(()) } else { Err(Violation::MessageWindow) };
