@@ -7,7 +7,7 @@ mod transfer;
 
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
-use crate::error::{CloseReason, DropReason, SendError, Violation};
+use crate::error::{CloseReason, DropReason, Malformed, SendError, Violation};
 use crate::id::Epoch;
 use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
 use crate::random::Random;
@@ -18,16 +18,24 @@ use crate::transport::path::Path;
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::json::Object;
-use crate::wire::message::{ErrorCode, ErrorMessage, Message, Presence, Side, Status};
+use crate::wire::message::{
+    ErrorCode, ErrorMessage, Message, PortRotation, Presence, Side, Status,
+};
+use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec;
+use core::net::{IpAddr, SocketAddr};
 use phase::{Parting, Phase};
 use rotation::Rotation;
 use transfer::Transfers;
+use zeroize::Zeroize;
 
 pub(crate) use compromise::datagram_hash;
+
+/// Probe timeouts in a row after which a client looks for its server at other addresses.
+const SILENT_PTOS: u32 = 2;
 
 /// What a session tells the role above it. Drained within the input that caused it.
 #[derive(Debug)]
@@ -82,6 +90,8 @@ pub(crate) struct Session {
     rotation: Rotation,
     transfers: Transfers,
     events: VecDeque<SessionEvent>,
+    /// Bytes sealed and opened when last looked at.
+    traffic: (u64, u64),
 }
 
 impl Session {
@@ -100,6 +110,7 @@ impl Session {
             rotation: Rotation::default(),
             transfers: Transfers::default(),
             events: VecDeque::new(),
+            traffic: (0, 0),
         }
     }
 
@@ -146,7 +157,7 @@ impl Session {
 
     /// Bytes of datagrams sealed and opened.
     pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.phase.transport().map_or((0, 0), Transport::traffic)
+        self.phase.transport().map_or(self.traffic, Transport::traffic)
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<SessionEvent> {
@@ -181,6 +192,7 @@ impl Session {
         let len = datagram.len();
         if let Some(transport) = self.phase.transport_mut() {
             transport.arrived(cx.now.mono, path, opened.seq, len, &mut cx.random.public);
+            self.traffic = transport.traffic();
         }
         if let Err(violation) = self.take_frames(cx, path, header.kind, &opened, datagram) {
             self.violate(cx.now, violation);
@@ -189,6 +201,15 @@ impl Session {
         self.keep_keys_fresh(cx);
         self.note_move();
         Ok(())
+    }
+
+    /// The local binding of its path was closed: it goes on at `path`, without proof.
+    pub(crate) fn rehome(&mut self, path: Path) {
+        self.path = path;
+        if let Some(transport) = self.phase.transport_mut() {
+            transport.paths.set_home(path);
+            let _not_a_move = transport.take_move();
+        }
     }
 
     /// Says so if the session is on another path than before.
@@ -204,11 +225,7 @@ impl Session {
         self.phase.establish();
         self.rotation.complete(epoch);
         if epoch == Epoch(1) {
-            if let Some(transport) = self.phase.transport_mut() {
-                transport.paths.set_home(path);
-                let _not_a_move = transport.take_move();
-            }
-            self.path = path;
+            self.rehome(path);
             self.events.push_back(SessionEvent::Established);
         } else {
             self.events.push_back(SessionEvent::KeysRotated(epoch));
@@ -292,8 +309,8 @@ impl Session {
                 Ok(())
             }
             Message::File { transfer, what } => self.take_file(cx.now, transfer, &what),
-            other @ (Message::PortRotation(_)
-            | Message::CredentialStored { .. }
+            Message::PortRotation(announced) => self.take_announcement(announced),
+            other @ (Message::CredentialStored { .. }
             | Message::Error(_)
             | Message::Chat(_)
             | Message::Receipt { .. }
@@ -302,6 +319,39 @@ impl Session {
                 self.events.push_back(SessionEvent::Message(other));
                 Ok(())
             }
+        }
+    }
+
+    /// A renewed security file in it is as strictly judged as any other message.
+    fn take_announcement(&mut self, mut announced: PortRotation) -> Result<(), Violation> {
+        let file = announced.security_file.as_ref().map(SecurityFile::from_object);
+        if let Some(Err(_)) = file {
+            announced.security_file.zeroize();
+            return Err(Violation::Message(Malformed::Field("security_file")));
+        }
+        self.events.push_back(SessionEvent::Message(Message::PortRotation(announced)));
+        Ok(())
+    }
+
+    /// Client: moves to `path` as soon as the server answers there (PROTOCOL 5.2).
+    pub(crate) fn aim(&mut self, now: Instant, path: Path) {
+        if let Some(transport) = self.phase.transport_mut() {
+            transport.paths.aim(now, path, false);
+        }
+    }
+
+    /// Client: while the server is silent at the present address, it is asked at its others
+    /// (PROTOCOL 6).
+    pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr]) {
+        let Some(transport) = self.phase.transport_mut() else { return };
+        let home = transport.paths.home();
+        if transport.recovery.pto_count() < SILENT_PTOS {
+            transport.paths.stay();
+            return;
+        }
+        for ip in addresses.iter().filter(|ip| **ip != home.remote.ip()) {
+            let remote = SocketAddr::new(*ip, home.remote.port());
+            transport.paths.aim(now, Path { remote, ..home }, true);
         }
     }
 
@@ -458,7 +508,9 @@ impl Session {
             // A server seals in an epoch once it has opened a packet of it.
             Phase::HalfOpen(_) if self.side == Side::Server => None,
             Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) => {
-                transport.poll_transmit(now, out)
+                let sent = transport.poll_transmit(now, out);
+                self.traffic = transport.traffic();
+                sent
             }
             Phase::Signalling(signal) => signal.poll(now.mono, out).map(|len| (home, len)),
             Phase::Echo(echo) => echo.poll(out),

@@ -90,6 +90,8 @@ struct Candidate {
 #[derive(Debug)]
 struct Goal {
     path: Path,
+    /// Only while the present path is silent.
+    detour: bool,
     challenges: VecDeque<[u8; 8]>,
     probes: u32,
     next: Instant,
@@ -248,26 +250,21 @@ impl Paths {
         true
     }
 
-    /// Wants to move to `path`: it is challenged until it answers, or another goal is set. With
-    /// `beside`, other goals stay.
-    pub(crate) fn aim(&mut self, now: Instant, path: Path, beside: bool) {
-        if !beside {
+    /// Wants to move to `path`: it is challenged until it answers, or another goal is set. A detour
+    /// stands beside other goals.
+    pub(crate) fn aim(&mut self, now: Instant, path: Path, detour: bool) {
+        if !detour {
             self.goals.clear();
         }
         if path != self.home && self.goals.iter().all(|goal| goal.path != path) {
             let challenges = VecDeque::new();
-            self.goals.push_back(Goal { path, challenges, probes: 0, next: now });
+            self.goals.push_back(Goal { path, detour, challenges, probes: 0, next: now });
         }
     }
 
-    /// Gives up all goals.
+    /// The present path is fine: gives up the detours.
     pub(crate) fn stay(&mut self) {
-        self.goals.clear();
-    }
-
-    /// Whether there is somewhere to move to.
-    pub(crate) fn has_goals(&self) -> bool {
-        !self.goals.is_empty()
+        self.goals.retain(|goal| !goal.detour);
     }
 
     /// A deadline may have come; true when the session moved by that.
@@ -439,7 +436,9 @@ mod tests {
         let (_, last) = sent.iter().rev().find(|(to, _)| *to == path(0, 3)).unwrap();
         assert!(!paths.answered(pace(5001).now, path(0, 2), last));
         assert!(paths.answered(pace(5001).now, path(0, 3), last));
-        assert!(!paths.has_goals());
+        assert!(paths.goals.is_empty());
+        paths.aim(pace(6000).now, path(0, 4), true);
+        paths.stay();
         assert_eq!((paths.home(), paths.deadline()), (path(0, 3), None));
     }
 }
