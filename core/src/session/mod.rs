@@ -1,13 +1,14 @@
 //! Floor 4: what the messages of one peer mean.
 
 mod compromise;
+mod moves;
 mod phase;
 mod rotation;
 mod transfer;
 
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
-use crate::error::{CloseReason, DropReason, Malformed, SendError, Violation};
+use crate::error::{CloseReason, DropReason, SendError, Violation};
 use crate::id::Epoch;
 use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
 use crate::random::Random;
@@ -18,24 +19,16 @@ use crate::transport::path::Path;
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::json::Object;
-use crate::wire::message::{
-    ErrorCode, ErrorMessage, Message, PortRotation, Presence, Side, Status,
-};
-use crate::wire::secfile::SecurityFile;
+use crate::wire::message::{ErrorCode, ErrorMessage, Message, Presence, Side, Status};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec;
-use core::net::{IpAddr, SocketAddr};
 use phase::{Parting, Phase};
 use rotation::Rotation;
 use transfer::Transfers;
-use zeroize::Zeroize;
 
 pub(crate) use compromise::datagram_hash;
-
-/// Probe timeouts in a row after which a client looks for its server at other addresses.
-const SILENT_PTOS: u32 = 2;
 
 /// What a session tells the role above it. Drained within the input that caused it.
 #[derive(Debug)]
@@ -203,23 +196,6 @@ impl Session {
         Ok(())
     }
 
-    /// The local binding of its path was closed: it goes on at `path`, without proof.
-    pub(crate) fn rehome(&mut self, path: Path) {
-        self.path = path;
-        if let Some(transport) = self.phase.transport_mut() {
-            transport.paths.set_home(path);
-            let _not_a_move = transport.take_move();
-        }
-    }
-
-    /// Says so if the session is on another path than before.
-    fn note_move(&mut self) {
-        if let Some((from, to)) = self.phase.transport_mut().and_then(Transport::take_move) {
-            self.path = to;
-            self.events.push_back(SessionEvent::Moved { from, to });
-        }
-    }
-
     /// A packet of a new epoch opened: the session is established, or a rotation complete.
     fn advance(&mut self, path: Path, epoch: Epoch) {
         self.phase.establish();
@@ -319,39 +295,6 @@ impl Session {
                 self.events.push_back(SessionEvent::Message(other));
                 Ok(())
             }
-        }
-    }
-
-    /// A renewed security file in it is as strictly judged as any other message.
-    fn take_announcement(&mut self, mut announced: PortRotation) -> Result<(), Violation> {
-        let file = announced.security_file.as_ref().map(SecurityFile::from_object);
-        if let Some(Err(_)) = file {
-            announced.security_file.zeroize();
-            return Err(Violation::Message(Malformed::Field("security_file")));
-        }
-        self.events.push_back(SessionEvent::Message(Message::PortRotation(announced)));
-        Ok(())
-    }
-
-    /// Client: moves to `path` as soon as the server answers there (PROTOCOL 5.2).
-    pub(crate) fn aim(&mut self, now: Instant, path: Path) {
-        if let Some(transport) = self.phase.transport_mut() {
-            transport.paths.aim(now, path, false);
-        }
-    }
-
-    /// Client: while the server is silent at the present address, it is asked at its others
-    /// (PROTOCOL 6).
-    pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr]) {
-        let Some(transport) = self.phase.transport_mut() else { return };
-        let home = transport.paths.home();
-        if transport.recovery.pto_count() < SILENT_PTOS {
-            transport.paths.stay();
-            return;
-        }
-        for ip in addresses.iter().filter(|ip| **ip != home.remote.ip()) {
-            let remote = SocketAddr::new(*ip, home.remote.port());
-            transport.paths.aim(now, Path { remote, ..home }, true);
         }
     }
 
