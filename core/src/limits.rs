@@ -77,6 +77,9 @@ pub const TRIALS_BURST: u32 = 1000;
 pub const TRIALS_GLOBAL_PER_SECOND: u32 = 20_000;
 /// Burst of the global budget.
 pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
+/// Hellos a second that are tried with the secrets known only to be refused; beyond, their holders
+/// meet silence.
+pub const RETIRED_TRIALS_PER_SECOND: u32 = 500;
 /// Addresses whose budget is tracked; beyond them only the global budget counts.
 pub const TRIAL_ADDRESSES: usize = 4096;
 

@@ -3,8 +3,9 @@
 use crate::budget::Budget;
 use crate::id::SessionId;
 use crate::limits::{
-    HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES, TRIAL_ADDRESSES,
-    TRIALS_BURST, TRIALS_GLOBAL_BURST, TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
+    HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES,
+    RETIRED_TRIALS_PER_SECOND, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
+    TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
 use crate::time::{Duration, Instant, UnixMs};
 use alloc::collections::BTreeMap;
@@ -15,13 +16,16 @@ use core::net::IpAddr;
 #[derive(Debug)]
 pub(super) struct Trials {
     global: Budget,
+    /// Trials of secrets that are known only to be refused.
+    retired: Budget,
     addresses: BTreeMap<IpAddr, Budget>,
 }
 
 impl Trials {
     pub(super) const fn new(now: Instant) -> Self {
         let global = Budget::new(now, TRIALS_GLOBAL_PER_SECOND, TRIALS_GLOBAL_BURST);
-        Self { global, addresses: BTreeMap::new() }
+        let retired = Budget::new(now, RETIRED_TRIALS_PER_SECOND, RETIRED_TRIALS_PER_SECOND);
+        Self { global, retired, addresses: BTreeMap::new() }
     }
 
     /// Whether another trial is in the budget.
@@ -32,6 +36,12 @@ impl Trials {
     /// Whether the budget of all together is used up.
     pub(super) fn is_exhausted(&mut self, now: Instant) -> bool {
         !self.global.has_one(now)
+    }
+
+    /// Whether a hello may be tried with retired secrets too: they are many, and to tell their holders
+    /// that they are must not cost what everybody else needs.
+    pub(super) fn allow_retired(&mut self, now: Instant) -> bool {
+        self.retired.take(now)
     }
 
     /// No key fitted.

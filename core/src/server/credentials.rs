@@ -212,14 +212,21 @@ impl Credentials {
 
     /// Whose first packet a datagram claims to be, and its nonce: accepted secrets first, then those
     /// that are known only to be refused.
-    pub(super) fn recognise(&self, header: &Header) -> Option<(SecretId, u64)> {
+    pub(super) fn recognise(
+        &self,
+        header: &Header,
+        allow_retired: impl FnOnce() -> bool,
+    ) -> Option<(SecretId, u64)> {
         let fits = |held: &Held| {
             let nonce = held.hello_id.seq(&header.message_id)?;
             let Credential { file, timestamp, .. } = held.credential;
             Some((SecretId { file, timestamp }, nonce))
         };
         let accepted = self.held().filter(|held| !held.is_retired()).find_map(fits);
-        accepted.or_else(|| self.held().filter(|held| held.is_retired()).find_map(fits))
+        accepted.or_else(|| {
+            let retired = self.held().filter(|held| held.is_retired());
+            allow_retired().then(|| retired.into_iter().find_map(fits)).flatten()
+        })
     }
 
     fn find(&self, id: SecretId) -> Option<&Held> {

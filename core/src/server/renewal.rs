@@ -31,6 +31,9 @@ impl Server {
         let timestamp = self.credentials.fresh_timestamp(file, now.wall.secs());
         let mut draft = *draft;
         draft.content.timestamp = timestamp;
+        if let Some(told) = self.ports.announcement() {
+            draft.content.server_udp_port = told.new_port;
+        }
         let credential = Credential { file, timestamp, carried: false, ..draft.credential };
         self.credentials.begin_renewal(draft.content, credential);
         let secret = SecretId { file, timestamp };
