@@ -4,7 +4,10 @@
 pub(crate) mod ack;
 pub(crate) mod channel;
 pub(crate) mod congestion;
+mod cubic;
 pub(crate) mod epochs;
+mod mtu;
+mod pacing;
 pub mod path;
 pub(crate) mod recovery;
 
