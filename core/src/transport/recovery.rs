@@ -388,7 +388,6 @@ impl Recovery {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the transport asks for these next"))]
 impl Recovery {
     /// Size of a full datagram, bytes.
     pub(crate) const fn datagram_size(&self) -> usize {
@@ -433,16 +432,19 @@ impl Recovery {
     }
 
     /// The congestion window, bytes.
+    #[cfg(test)]
     pub(crate) fn window(&self) -> u64 {
         self.controller.window()
     }
 
     /// The least RTT of the path, once there was a sample.
+    #[cfg(test)]
     pub(crate) const fn min_rtt(&self) -> Option<Duration> {
         self.rtt.min
     }
 
     /// Bytes in flight that count against the window.
+    #[cfg(test)]
     pub(crate) const fn bytes_in_flight(&self) -> u64 {
         self.bytes_in_flight
     }
