@@ -5,6 +5,6 @@ use clawchat_core::ops::Outcome;
 
 /// Performs what is neither socket nor clock.
 pub trait Host: Send + Sync + 'static {
-    /// Performs an action. Runs on the blocking pool.
+    /// Performs an action, each after the one before it. Runs on the blocking pool.
     fn perform(&self, action: &Action) -> Outcome;
 }

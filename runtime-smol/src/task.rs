@@ -37,12 +37,28 @@ pub(crate) struct Task {
     client: Client,
     addresses: Vec<IpAddr>,
     sockets: Sockets,
-    host: Arc<dyn Host>,
+    jobs: Sender<(OpId, Action)>,
     commands: Option<Receiver<Command>>,
     events: Sender<Event>,
     completions: Channel<(OpId, Outcome)>,
     arena: Vec<u8>,
     waiting: Option<Transmit>,
+}
+
+/// Performs actions one after another, in the order in which they are given: a file that is wiped must
+/// not come back by what was stored before.
+fn worker(host: Arc<dyn Host>, done: Sender<(OpId, Outcome)>) -> Sender<(OpId, Action)> {
+    let (jobs, inbox) = unbounded::<(OpId, Action)>();
+    smol::spawn(async move {
+        while let Ok((op, action)) = inbox.recv().await {
+            let host = host.clone();
+            let outcome = smol::unblock(move || host.perform(&action)).await;
+            // Nobody waits for it once the task has ended.
+            let _gone = done.send((op, outcome)).await;
+        }
+    })
+    .detach();
+    jobs
 }
 
 impl Task {
@@ -53,14 +69,15 @@ impl Task {
         commands: Receiver<Command>,
         events: Sender<Event>,
     ) -> Self {
+        let completions = unbounded();
         Self {
             client,
             addresses,
             sockets: Sockets::default(),
-            host,
+            jobs: worker(host, completions.0.clone()),
             commands: Some(commands),
             events,
-            completions: unbounded(),
+            completions,
             arena: vec![0; DATAGRAM_MAX],
             waiting: None,
         }
@@ -174,13 +191,8 @@ impl Task {
                 self.client.handle_completion(now, op, outcome);
                 continue;
             }
-            let (host, done) = (self.host.clone(), self.completions.0.clone());
-            smol::spawn(async move {
-                let outcome = smol::unblock(move || host.perform(&action)).await;
-                // Nobody waits for it once the task has ended.
-                let _gone = done.send((op, outcome)).await;
-            })
-            .detach();
+            // The worker outlives the task.
+            let _gone = self.jobs.try_send((op, action));
         }
         while let Some(event) = self.client.poll_event() {
             // Nobody listens once all handles are gone.
