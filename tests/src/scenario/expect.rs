@@ -1,0 +1,100 @@
+//! Compares what a machine put out with what a step expects: exactly that, and nothing else.
+
+use super::pattern::compare;
+use super::world::{Output, World};
+use crate::vectors::Outcome;
+use serde_json::{Value, json};
+
+/// Outputs that a failure shows.
+const SHOWN: usize = 12;
+
+/// Which output an expectation is about.
+fn kind(value: &Value) -> &'static str {
+    if value.get("event").is_some() {
+        "events"
+    } else if value.get("action").is_some() {
+        "actions"
+    } else {
+        "datagrams"
+    }
+}
+
+/// A packet that only acknowledges, or probes for the size of datagrams.
+fn is_mechanics(value: &Value) -> bool {
+    let bare = value["frames"] == json!([]) && value["signal"].is_null();
+    let large = value["length"].as_u64().is_some_and(|length| length > 1200);
+    bare && (value["type"] == "0x08" || value["type"] == "0x07" && large)
+}
+
+/// Checks the outputs of a step, and takes them away.
+///
+/// # Errors
+/// What was expected and what came.
+pub(super) fn check(world: &mut World, expected: &Value, watch: Option<&Value>) -> Outcome {
+    let mut outputs: Vec<Output> = core::mem::take(&mut world.outputs);
+    if !world.habits.sees_acks {
+        outputs.retain(|output| !is_mechanics(&output.value));
+    }
+    if let Some(kinds) = watch {
+        let kinds = kinds.as_array().ok_or("watch: no list")?;
+        outputs.retain(|output| kinds.contains(&json!(kind(&output.value))));
+    }
+    let list = expected.as_array().ok_or("expect: no list")?;
+    for (index, entry) in list.iter().enumerate() {
+        let matched = entry_matches(world, &mut outputs, entry);
+        matched.map_err(|why| format!("expectation {index} {entry}: {why}{}", show(&outputs)))?;
+    }
+    if outputs.is_empty() {
+        return Ok(());
+    }
+    Err(format!("more came than is expected:{}", show(&outputs)))
+}
+
+fn show(outputs: &[Output]) -> String {
+    let mut text = format!("\nleft are {} outputs", outputs.len());
+    for output in outputs.iter().take(SHOWN) {
+        text.push_str(&format!("\n  {}", output.value));
+    }
+    text
+}
+
+/// Takes the outputs that one expectation is about: the next of its kind, to its peer if it says.
+fn entry_matches(world: &mut World, outputs: &mut Vec<Output>, entry: &Value) -> Outcome {
+    let mut pattern = entry.clone();
+    let fields = pattern.as_object_mut().ok_or("no object")?;
+    let count = fields.remove("count").map_or(Some(1), |count| count.as_u64()).ok_or("count?")?;
+    let times = fields.remove("times");
+    let (label, same_as) = (fields.remove("label"), fields.remove("same_as"));
+    let times = times.as_ref().map(|list| list.as_array().ok_or("times: no list")).transpose()?;
+    let count = times.map_or(count, |list| list.len() as u64);
+    for index in 0..count {
+        world.names.insert("i".to_owned(), json!(index));
+        let to = entry.get("to").and_then(Value::as_str);
+        let wanted = |output: &Output| {
+            kind(&output.value) == kind(entry) && to.is_none_or(|to| output.value["to"] == to)
+        };
+        let at = outputs.iter().position(wanted).ok_or_else(|| format!("only {index} came"))?;
+        let output = &outputs[at];
+        compare(&pattern, &output.value, &mut world.names)?;
+        if let Some(times) = times {
+            let at = usize::try_from(index).unwrap_or(usize::MAX);
+            compare(&times[at], &output.value["at"], &mut world.names)?;
+        }
+        if let Some(same) = same_as.as_ref().and_then(Value::as_str) {
+            let known = world.labels.get(same).ok_or_else(|| format!("no label {same:?}"))?;
+            if *known != output.bytes {
+                return Err(format!("its bytes are not those of {same:?}"));
+            }
+        }
+        let output = outputs.remove(at);
+        if let Some(label) = label.as_ref().and_then(Value::as_str) {
+            let known =
+                world.labels.entry(label.to_owned()).or_insert_with(|| output.bytes.clone());
+            if *known != output.bytes && count > 1 {
+                return Err("their bytes are not the same".to_owned());
+            }
+            known.clone_from(&output.bytes);
+        }
+    }
+    Ok(())
+}
