@@ -1,6 +1,6 @@
 //! Compares what a machine put out with what a step expects: exactly that, and nothing else.
 
-use super::pattern::compare;
+use super::pattern::{Names, compare};
 use super::world::{Output, World};
 use crate::vectors::Outcome;
 use serde_json::{Value, json};
@@ -58,22 +58,55 @@ fn show(outputs: &[Output]) -> String {
     text
 }
 
+fn fits(pattern: &Value, value: &Value, names: &Names) -> bool {
+    compare(pattern, value, &mut names.clone()).is_ok()
+}
+
+/// Whether an output is of the kind, and to the peer and attempt, that an expectation is about.
+fn is_meant(entry: &Value, output: &Output) -> bool {
+    let same = |key: &str| entry.get(key).is_none_or(|wanted| output.value[key] == *wanted);
+    kind(&output.value) == kind(entry) && same("to") && same("attempt")
+}
+
+/// Takes messages to a peer in order, however they are spread over datagrams.
+fn said_in_order(
+    world: &mut World,
+    outputs: &mut Vec<Output>,
+    entry: &Value,
+    said: &Value,
+) -> Outcome {
+    let wanted = said.as_array().map_or(0, Vec::len);
+    let mut messages: Vec<Value> = Vec::new();
+    while messages.len() < wanted {
+        let brings = |output: &Output| is_meant(entry, output) && output.value["signal"].is_null();
+        let at = outputs.iter().position(brings);
+        let Some(at) = at else { break };
+        let output = outputs.remove(at);
+        messages.extend(output.value["messages"].as_array().cloned().unwrap_or_default());
+    }
+    compare(said, &Value::Array(messages), &mut world.names)
+}
+
 /// Takes the outputs that one expectation is about: the next of its kind, to its peer if it says.
 fn entry_matches(world: &mut World, outputs: &mut Vec<Output>, entry: &Value) -> Outcome {
     let mut pattern = entry.clone();
     let fields = pattern.as_object_mut().ok_or("no object")?;
     let count = fields.remove("count").map_or(Some(1), |count| count.as_u64()).ok_or("count?")?;
     let times = fields.remove("times");
+    let optional = fields.remove("optional").is_some_and(|optional| optional == true);
     let (label, same_as) = (fields.remove("label"), fields.remove("same_as"));
     let times = times.as_ref().map(|list| list.as_array().ok_or("times: no list")).transpose()?;
     let count = times.map_or(count, |list| list.len() as u64);
+    if let Some(said) = fields.remove("said") {
+        return said_in_order(world, outputs, entry, &said);
+    }
     for index in 0..count {
         world.names.insert("i".to_owned(), json!(index));
-        let to = entry.get("to").and_then(Value::as_str);
-        let wanted = |output: &Output| {
-            kind(&output.value) == kind(entry) && to.is_none_or(|to| output.value["to"] == to)
-        };
-        let at = outputs.iter().position(wanted).ok_or_else(|| format!("only {index} came"))?;
+        let at = outputs.iter().position(|output| is_meant(entry, output));
+        if optional && at.is_none_or(|at| !fits(&pattern, &outputs[at].value, &world.names)) {
+            return Ok(());
+        }
+        let at = at.ok_or_else(|| format!("only {index} came"))?;
         let output = &outputs[at];
         compare(&pattern, &output.value, &mut world.names)?;
         if let Some(times) = times {

@@ -81,7 +81,14 @@ fn attempt(world: &World, name: &str, step: &mut Fields) -> Outcome<usize> {
 /// The path of a datagram: a peer's, but for what the step says.
 fn path_of(step: &mut Fields, mut path: Path, world: &World) -> Outcome<Path> {
     if let Some(from) = step.maybe("from") {
-        path.remote = address(&resolve(&from, &world.names)?)?;
+        path.remote = match &resolve(&from, &world.names)? {
+            // Many addresses, by number.
+            Value::Object(fields) => {
+                let number = fields.get("ip").and_then(Value::as_u64).unwrap_or(0);
+                address(&json!(format!("10.{}.{}.1:5000", number / 250, number % 250)))?
+            }
+            other => address(other)?,
+        };
     }
     if let Some(port) = step.maybe("port").and_then(|port| port.as_u64()) {
         path.port = PortId(u32::try_from(port).map_err(|error| error.to_string())?);

@@ -178,7 +178,10 @@ fn stored_chat(value: Value, now: Now) -> Outcome<StoredChat> {
         let id = ChatId::parse(&chat.text("id")?).ok_or("no chat id")?;
         let from = chat.text("from")?;
         let to = Recipient::parse(&chat.text("to")?).ok_or("no recipient")?;
-        let text = chat.text("text")?;
+        let text = match chat.maybe("length").and_then(|length| length.as_u64()) {
+            Some(length) => "x".repeat(usize::try_from(length).unwrap_or(0)),
+            None => chat.text("text")?,
+        };
         let waits = chat.list("waits")?;
         let waits = waits.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         let age = chat.maybe("age").map_or(Ok(Default::default()), |age| duration(&age))?;

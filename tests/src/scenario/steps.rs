@@ -23,6 +23,9 @@ pub(super) fn play(world: &mut World, step: Value) -> Outcome {
     Fields::of(step)?.all(|step| {
         // Only for people.
         step.maybe("note");
+        if step.has("repeat") {
+            return repeat(world, step);
+        }
         let expected = step.maybe("expect");
         let watch = step.maybe("watch");
         world.tell_time();
@@ -35,6 +38,20 @@ pub(super) fn play(world: &mut World, step: Value) -> Outcome {
         }
         expect::check(world, &expected, watch.as_ref())
     })
+}
+
+/// Plays steps again and again.
+fn repeat(world: &mut World, step: &mut Fields) -> Outcome {
+    let (count, steps) = (step.uint("repeat")?, step.list("steps")?);
+    for round in 0..count {
+        world.names.insert("round".to_owned(), json!(round));
+        world.names.insert("round_text".to_owned(), json!(round.to_string()));
+        world.names.insert("chat_id".to_owned(), json!(format!("{round:032x}")));
+        for step in &steps {
+            play(world, step.clone()).map_err(|why| format!("round {round}, {step}: {why}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Does what the step says; true when its outputs are nobody's business unless expected.
@@ -70,14 +87,31 @@ fn act(world: &mut World, step: &mut Fields) -> Outcome<bool> {
         let pattern = step.take("check")?;
         let mut state = world.machine.state();
         let due = world.machine.poll_timeout().map(|deadline| deadline.at);
+        state["most_messages"] = json!(world.most_messages);
         state["next_timer_ms"] = json!(due.map(|at| at.since(world.now.mono).as_millis()));
         compare(&pattern, &state, &mut world.names)?;
         return Ok(false);
+    }
+    if step.has("move") {
+        return relocate(world, step).map(|()| true);
     }
     if step.has("load") {
         return load(world, step).map(|()| true);
     }
     inputs::input(world, step).map(|()| false)
+}
+
+/// A peer is elsewhere from now on, or sends to another binding of the machine.
+fn relocate(world: &mut World, step: &mut Fields) -> Outcome {
+    let name = step.text("move")?;
+    let peer = world.peers.get_mut(&name).ok_or("no such peer")?;
+    if let Some(address) = step.maybe("address") {
+        peer.address = super::words::address(&resolve(&address, &world.names)?)?;
+    }
+    if let Some(port) = step.maybe("port").and_then(|port| port.as_u64()) {
+        peer.port = u32::try_from(port).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn load(world: &mut World, step: &mut Fields) -> Outcome {

@@ -118,6 +118,8 @@ pub(super) struct World {
     pub(super) habits: Habits,
     /// Chance for the peers.
     pub(super) rng: Rng,
+    /// The highest message id that the machine has used, plus one.
+    pub(super) most_messages: u64,
 }
 
 /// The values of the clocks: `s`, `ms`, and `t`, milliseconds since the start.
@@ -146,6 +148,7 @@ impl World {
             completes: BTreeMap::new(),
             habits,
             rng,
+            most_messages: 0,
         }
     }
 
@@ -295,6 +298,8 @@ impl World {
                 .iter()
                 .filter(|frame| frame.get("ack").is_none() && frame.get("padding").is_none())
                 .collect();
+            let ids = opened.frames.iter().filter_map(|frame| frame["message"]["id"].as_u64());
+            self.most_messages = ids.map(|id| id + 1).fold(self.most_messages, u64::max);
             value["to"] = json!(name);
             value["attempt"] = json!(attempt);
             value["epoch"] = json!(opened.epoch);
