@@ -244,11 +244,13 @@ pub enum DropReason {
     Address,
     /// The session is ending and takes nothing more.
     Ending,
+    /// At a port that is not open yet, or no longer (PROTOCOL 5.2).
+    Port,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Header,
         Self::NoKey,
         Self::Budget,
@@ -259,6 +261,7 @@ impl DropReason {
         Self::EpochZero,
         Self::Address,
         Self::Ending,
+        Self::Port,
     ];
 
     /// Its name in statistics.
@@ -275,6 +278,7 @@ impl DropReason {
             Self::EpochZero => "epoch_zero",
             Self::Address => "address",
             Self::Ending => "ending",
+            Self::Port => "port",
         }
     }
 }

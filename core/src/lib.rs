@@ -116,12 +116,13 @@
 //! | 3 | [`transport`] | one peer's packets |
 //! | 2 | [`crypto`] | pure functions of keys and bytes |
 //! | 1 | [`wire`] | bytes to values and back |
-//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`] | ground |
+//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`], `budget` | ground |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod budget;
 pub mod client;
 pub mod crypto;
 pub mod error;

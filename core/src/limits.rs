@@ -62,6 +62,10 @@ pub const HALF_OPEN_PER_FILE: usize = 4;
 pub const SESSIONS: usize = 100;
 /// Secrets that a server accepts (PROTOCOL 3).
 pub const SECRETS: usize = 1000;
+/// Secrets of one file that are accepted at a time (PROTOCOL 5.2).
+pub const SECRETS_PER_FILE: usize = 2;
+/// Retired secrets that a server remembers in all; beyond them the oldest are forgotten early.
+pub const SECRETS_RETIRED: usize = 4096;
 /// An expired or retired secret is remembered this long, only to be refused (PROTOCOL 5.2).
 pub const RETIRED_MEMORY: Duration = Duration::from_secs(7 * 86_400);
 
@@ -73,8 +77,19 @@ pub const TRIALS_BURST: u32 = 1000;
 pub const TRIALS_GLOBAL_PER_SECOND: u32 = 20_000;
 /// Burst of the global budget.
 pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
+/// Hellos a second that are tried with the secrets known only to be refused; beyond, their holders
+/// meet silence.
+pub const RETIRED_TRIALS_PER_SECOND: u32 = 500;
 /// Addresses whose budget is tracked; beyond them only the global budget counts.
 pub const TRIAL_ADDRESSES: usize = 4096;
+
+/// Distinct ports of one address whose datagrams nothing opens, within [`SCAN_WINDOW`], that make a
+/// port scan (SPEC 11.4).
+pub const SCAN_PORTS: usize = 12;
+/// See [`SCAN_PORTS`].
+pub const SCAN_WINDOW: Duration = Duration::from_secs(60);
+/// A wall clock that moves by more than this beside the monotonic one was set.
+pub const CLOCK_STEP: Duration = Duration::from_secs(5);
 
 /// A ping goes out after this long without sending (PROTOCOL 6).
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -110,9 +125,24 @@ pub const PREVIOUS_EPOCH_MIN: Duration = Duration::from_secs(1);
 pub const ROTATION_INTERVAL: u64 = 3600;
 /// Seconds before a port rotation at which it is prepared and announced (SPEC 7.1).
 pub const ANNOUNCE: u64 = 120;
+/// When no port binds, another try is made after this (PROTOCOL 5.2).
+pub const BIND_RETRY: Duration = Duration::from_secs(60);
+/// Seconds that the old port stays open after an emergency move (PROTOCOL 7).
+pub const EMERGENCY_GRACE: u64 = 60;
 /// Seconds of grace (SPEC 7.1).
 pub const GRACE_PERIOD: u64 = 300;
 
+/// Chats of one member, refill a second (PROTOCOL 11).
+pub const CHATS_PER_SECOND: u32 = 20;
+/// Burst of that budget (PROTOCOL 11).
+pub const CHATS_BURST: u32 = 100;
+/// A client keeps this far below the burst, so that what a stalled path lets through at once is not
+/// refused.
+pub const CHATS_BURST_OWN: u32 = 40;
+/// A client repeats a chat that was too many after this long.
+pub const RATE_LIMITED_PAUSE: Duration = Duration::from_secs(1);
+/// How long chat is kept for an absent member (PROTOCOL 5.4).
+pub const MAILBOX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Chat kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_MESSAGES: usize = 1000;
 /// Chat ids that a server remembers per sender, to relay each once.
@@ -155,4 +185,5 @@ const _: () = {
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
     assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);
+    assert!(CHATS_BURST_OWN < CHATS_BURST);
 };

@@ -54,6 +54,11 @@ impl<A, W> Ops<A, W> {
         Ok(id)
     }
 
+    /// How many are under way.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) fn poll(&mut self) -> Option<(OpId, A)> {
         self.queue.pop_front()
     }

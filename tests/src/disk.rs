@@ -58,13 +58,15 @@ pub fn duplicate(content: &SecurityFile) -> SecurityFile {
 pub struct Disk {
     /// How it fails.
     pub faults: DiskFaults,
-    credentials: BTreeMap<FileId, Credential>,
+    credentials: BTreeMap<FileId, Vec<Credential>>,
     issued: Vec<Issued>,
     retired: BTreeMap<FileId, u64>,
     journal: Vec<StoredChat>,
     by_id: BTreeMap<(String, ChatId), usize>,
     /// Chat is written in order: when the last write ends, and when that is known.
     busy: (u64, u64),
+    /// The same for files.
+    files_busy: (u64, u64),
 }
 
 impl Disk {
@@ -93,8 +95,10 @@ impl Disk {
             return Plan { performed, completed, outcome };
         }
         let hung = if rng.chance(hang) { 65_000_000 } else { 0 };
-        let performed = now + writing + hung;
-        Plan { performed, completed: performed + telling, outcome }
+        let performed = self.files_busy.0.max(now + writing + hung);
+        let completed = self.files_busy.1.max(performed + telling);
+        self.files_busy = (performed, completed);
+        Plan { performed, completed, outcome }
     }
 
     /// Makes an action durable.
@@ -117,7 +121,9 @@ impl Disk {
                     self.journal[*at].to.retain(|member| *member != by);
                 }
             }
-            Action::KeepCredentials { .. } => {}
+            Action::KeepCredentials { file, credentials } => {
+                self.credentials.insert(file, credentials);
+            }
             Action::BindPort { .. } | Action::ClosePort { .. } => {}
         }
     }
@@ -125,19 +131,20 @@ impl Disk {
     fn issue(&mut self, draft: SecurityFileDraft) {
         let SecurityFileDraft { credential, content, .. } = draft;
         let (file, member) = (credential.file, credential.member.clone());
-        self.credentials.insert(file, credential);
+        self.credentials.entry(file).or_default().push(credential);
         self.issued.push(Issued { file, member, content });
     }
 
     /// The server was dropped: what it had not handed over yet is gone, and the disk is idle.
     pub const fn server_crashed(&mut self) {
         self.busy = (0, 0);
+        self.files_busy = (0, 0);
     }
 
     /// The credentials, for a server that starts.
     #[must_use]
     pub fn credentials(&self) -> Vec<Credential> {
-        self.credentials.values().map(Credential::duplicate).collect()
+        self.credentials.values().flatten().map(Credential::duplicate).collect()
     }
 
     /// The chats, for a server that starts.

@@ -743,6 +743,7 @@ impl World {
         for output in &outputs {
             match output {
                 Output::Datagram(to, reply) if *to == path => replies.push(reply.clone()),
+                Output::Event(server::Event::Audit(_) | server::Event::Alert(_)) => {}
                 _ => self.fail(&format!("the server reacts to a copy or forgery: {output:?}")),
             }
         }
@@ -894,6 +895,12 @@ impl World {
             } else {
                 self.push(at, Happening::Bound { run, op, port, number });
             }
+            return;
+        }
+        if let server::Action::ClosePort { port } = action {
+            self.server.ports.retain(|_, open| *open != port);
+            let (at, outcome) = (self.now + self.rng.range(20..=2_000), Outcome::Done);
+            self.push(at, Happening::Complete { who, run, op, outcome });
             return;
         }
         let plan = self.disk.plan(&mut self.rng, self.now, &action);
@@ -1096,7 +1103,14 @@ impl World {
                 self.clients[process.0].address = Some((ip, 50_000).into());
                 self.push(at, Happening::ClientBound { process, op });
             }
-            client::Action::ClosePort { .. } | client::Action::StoreSecurityFile { .. } => {}
+            client::Action::ClosePort { .. } => {
+                let (who, run, outcome) = (Who::Client(process), 0, Outcome::Done);
+                self.push(at, Happening::Complete { who, run, op, outcome });
+            }
+            client::Action::StoreSecurityFile { .. } => {
+                let (who, run, outcome) = (Who::Client(process), 0, Outcome::Failed);
+                self.push(at, Happening::Complete { who, run, op, outcome });
+            }
             client::Action::WipeSecurityFiles => {
                 let ok = !self.rng.chance(self.wipe_fails);
                 self.push(at, Happening::ClientWiped { process, op, ok });

@@ -1,17 +1,21 @@
 //! Chat at the client: what has no receipt is repeated, and each chat is shown once (PROTOCOL 5.4).
 
 use super::Event;
+use crate::budget::Budget;
 use crate::error::SendError;
 use crate::id::ChatId;
-use crate::limits::{CHATS_SEEN, CHATS_UNRECEIPTED, MESSAGE_MAX};
+use crate::limits::{
+    CHATS_BURST_OWN, CHATS_PER_SECOND, CHATS_SEEN, CHATS_UNRECEIPTED, MESSAGE_MAX,
+    RATE_LIMITED_PAUSE,
+};
 use crate::session::Session;
-use crate::time::UnixMs;
-use crate::wire::message::{Chat, Message, ReceiptState, Recipient};
+use crate::time::{Instant, UnixMs};
+use crate::wire::message::{Chat, ErrorCode, ErrorMessage, Message, ReceiptState, Recipient};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 
 /// Chats of ours that are not stored, and chats of others that were shown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chats {
     unreceipted: VecDeque<Chat>,
     /// How many of them, from the front, were sent in this session.
@@ -20,9 +24,28 @@ pub(super) struct Chats {
     seen_order: VecDeque<(String, ChatId)>,
     /// `WindowFull` was answered since the last `Writable`.
     was_full: bool,
+    /// Keeps within what the server takes of a member (PROTOCOL 11).
+    budget: Budget,
+    /// Nothing is sent before, since something was too much.
+    paused_until: Instant,
+    /// When what waits for its turn may go.
+    pub(super) wake_at: Option<Instant>,
 }
 
 impl Chats {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            unreceipted: VecDeque::new(),
+            sent: 0,
+            seen: BTreeSet::new(),
+            seen_order: VecDeque::new(),
+            was_full: false,
+            budget: Budget::new(now, CHATS_PER_SECOND, CHATS_BURST_OWN),
+            paused_until: now,
+            wake_at: None,
+        }
+    }
+
     pub(super) fn submit(
         &mut self,
         id: ChatId,
@@ -54,11 +77,17 @@ impl Chats {
     }
 
     /// Sends what was not sent in this session; true when [`Event::Writable`] is due.
-    pub(super) fn pump(&mut self, session: &mut Session) -> bool {
-        while let Some(chat) = self.unreceipted.get(self.sent) {
-            if !session.has_room() || session.send(&Message::Chat(chat.clone()), None).is_err() {
+    pub(super) fn pump(&mut self, now: Instant, session: &mut Session) -> bool {
+        self.wake_at = None;
+        while let Some(chat) = self.unreceipted.get(self.sent).filter(|_| session.has_room()) {
+            if self.paused_until > now || !self.budget.has_one(now) {
+                self.wake_at = Some(self.paused_until.max(self.budget.next(now)));
                 break;
             }
+            if session.send(&Message::Chat(chat.clone()), None).is_err() {
+                break;
+            }
+            self.budget.take(now);
             self.sent += 1;
         }
         let writable = self.was_full && self.unreceipted.len() < CHATS_UNRECEIPTED / 2;
@@ -67,7 +96,7 @@ impl Chats {
     }
 
     /// Takes a message of the server; what of it the application is told.
-    pub(super) fn take(&mut self, message: Message) -> Option<Event> {
+    pub(super) fn take(&mut self, now: Instant, message: Message) -> Option<Event> {
         match message {
             Message::Chat(chat) => self.see(&chat).then_some(Event::Chat(chat)),
             Message::Receipt { id, state, by, at } => {
@@ -78,13 +107,21 @@ impl Chats {
             }
             Message::Presence(presence) => Some(Event::Presence(presence)),
             Message::Roster { members, rooms } => Some(Event::Roster { members, rooms }),
+            // It was too much, or too fast: it goes again, and all after it.
+            Message::Error(ErrorMessage { code: ErrorCode::RateLimited, id: Some(id), .. })
+                if self.unreceipted.iter().any(|chat| chat.id == id) =>
+            {
+                let at = self.unreceipted.iter().position(|chat| chat.id == id);
+                self.sent = at.map_or(self.sent, |at| at.min(self.sent));
+                self.paused_until = now + RATE_LIMITED_PAUSE;
+                None
+            }
             Message::Error(error) => {
                 if let Some(id) = error.id {
                     self.settle(id);
                 }
                 Some(Event::Refused(error))
             }
-            // A port rotation stays unconfirmed: this client does not move.
             _ => None,
         }
     }
@@ -122,7 +159,7 @@ mod tests {
 
     #[test]
     fn sizes_and_recipients() {
-        let mut chats = Chats::default();
+        let mut chats = Chats::new(Instant::ZERO);
         let mut submit = |to: &str, text: &str| chats.submit(ChatId([0; 16]), to, text, UnixMs(0));
         assert_eq!(submit("ann", "hi"), Err(SendError::Recipient));
         assert_eq!(submit("@ann", ""), Err(SendError::Size));
@@ -136,7 +173,7 @@ mod tests {
 
     #[test]
     fn shown_once() {
-        let mut chats = Chats::default();
+        let mut chats = Chats::new(Instant::ZERO);
         let chat = |from: &str, id| {
             Message::Chat(Chat {
                 id: ChatId([id; 16]),
@@ -146,8 +183,8 @@ mod tests {
                 sent_at: UnixMs(0),
             })
         };
-        assert!(chats.take(chat("ann", 1)).is_some());
-        assert!(chats.take(chat("ann", 1)).is_none());
-        assert!(chats.take(chat("bob", 1)).is_some());
+        assert!(chats.take(Instant::ZERO, chat("ann", 1)).is_some());
+        assert!(chats.take(Instant::ZERO, chat("ann", 1)).is_none());
+        assert!(chats.take(Instant::ZERO, chat("bob", 1)).is_some());
     }
 }

@@ -1,27 +1,29 @@
 //! Floor 5: the client, as a state machine. See the [crate's contract](crate).
 
+mod api;
 mod chat;
 mod commands;
+mod moves;
 mod search;
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
-use crate::id::{ChatId, Epoch, OpId, PortId};
+use crate::id::{Epoch, OpId};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
 use crate::session::{Context, Session, SessionEvent, datagram_hash};
-use crate::time::{Duration, Instant, Now, UnixMs};
+use crate::time::{Duration, Instant, Now};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
 use crate::wire::header::{Header, PacketType};
-use crate::wire::message::{Chat, ErrorCode, ErrorMessage, Presence, ReceiptState, SessionInfo};
-use crate::wire::secfile::SecurityFile;
+use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::String;
 use alloc::vec::Vec;
+pub use api::{Action, ClientConfig, Event, Renewal};
 use chat::Chats;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
+use moves::{NextPort, Renewing, ServerClock};
 use search::{Found, PORT, Search};
 
 /// First pause before a client connects anew; doubles up to [`RECONNECT_MAX`].
@@ -29,142 +31,13 @@ const RECONNECT_MIN: Duration = Duration::from_secs(1);
 /// Longest pause.
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 
-/// What a client starts from.
-#[derive(Debug)]
-pub struct ClientConfig {
-    /// The security file, already judged by [`SecurityFile::check_time`].
-    pub file: SecurityFile,
-    /// What `server_public_ip` stands for.
-    pub addresses: Vec<IpAddr>,
-    /// A port given by hand overrides all others (SPEC 15.3).
-    pub port: Option<u16>,
-    /// Connect anew, for ever, once a first session was there.
-    pub reconnect: bool,
-    /// Makes packet ciphers.
-    pub provider: &'static dyn CipherProvider,
-}
-
-/// A renewed security file to be sealed and stored (PROTOCOL 5.2).
-#[derive(Debug)]
-pub struct Renewal {
-    /// Its content.
-    pub content: SecurityFile,
-    /// Salt of PBKDF2.
-    pub salt: [u8; 32],
-    /// IV of AES-256-GCM.
-    pub iv: [u8; 12],
-}
-
-/// An effect that the driver or its host performs, and answers with one completion.
-///
-/// Those about the security file are performed in the order in which they were given, and one that is
-/// answered as failed was not done, and will not be.
-#[derive(Debug)]
-pub enum Action {
-    /// Make a UDP binding on any port, and name it `port`.
-    BindPort {
-        /// Its name from now on.
-        port: PortId,
-    },
-    /// Close a binding: nothing is sent to it or read from it any more.
-    ClosePort {
-        /// Its name.
-        port: PortId,
-    },
-    /// Put this file in place of the present one, whole or not at all, under the same bootstrap key
-    /// and open to its owner only.
-    StoreSecurityFile {
-        /// What to seal.
-        renewal: Box<Renewal>,
-    },
-    /// Overwrite and remove the security file, and all copies that are ours.
-    WipeSecurityFiles,
-}
-
-/// What happened, for the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A session is established.
-    Connected {
-        /// What the server said of it.
-        info: SessionInfo,
-        /// The sealing epoch.
-        epoch: Epoch,
-        /// Our wall clock minus the server's when it answered, milliseconds.
-        skew_ms: i64,
-    },
-    /// The session has ended; the client connects anew by itself.
-    Disconnected {
-        /// Why.
-        reason: CloseReason,
-        /// Pause before the next attempt.
-        retry_in: Duration,
-    },
-    /// The session, or the attempt at one, has ended for good.
-    Closed(CloseReason),
-    /// A chat, shown once.
-    Chat(Chat),
-    /// What became of a chat of ours.
-    Receipt {
-        /// Which.
-        id: ChatId,
-        /// What.
-        state: ReceiptState,
-        /// Who says so.
-        by: String,
-        /// When.
-        at: UnixMs,
-    },
-    /// A member's presence.
-    Presence(Presence),
-    /// All members, and our rooms.
-    Roster {
-        /// Everybody.
-        members: Vec<Presence>,
-        /// Rooms we are in.
-        rooms: Vec<String>,
-    },
-    /// The server refused something, and the session goes on.
-    Refused(ErrorMessage),
-    /// The session is in a new epoch.
-    KeysRotated {
-        /// Its number.
-        epoch: Epoch,
-    },
-    /// The security file was renewed, and is stored (PROTOCOL 5.2).
-    Renewed {
-        /// Last second of its validity, `unix_s`.
-        valid_until: u64,
-    },
-    /// The renewed security file could not be stored: the present one is still good, and the server
-    /// sends it again.
-    NotRenewed,
-    /// The session has moved to another port or address of the server (PROTOCOL 5.2, 6).
-    Moved {
-        /// Where the server is now.
-        remote: SocketAddr,
-    },
-    /// Messages can be taken again after [`SendError::WindowFull`](crate::error::SendError::WindowFull).
-    Writable,
-    /// COMPROMISED: all keys in memory are gone, and the security file is being wiped.
-    Compromised {
-        /// Whether the server raised it.
-        by_server: bool,
-        /// Whether the other side is known to know.
-        acknowledged: bool,
-    },
-    /// The security file is wiped; `ok` tells whether that succeeded.
-    Wiped {
-        /// Whether it did.
-        ok: bool,
-    },
-}
-
 /// What waits for an action.
 #[derive(Clone, Copy, Debug)]
 enum Waits {
     Bind,
+    Store,
     Wipe,
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -200,6 +73,9 @@ pub struct Client {
     /// The user raised COMPROMISED.
     declared: bool,
     skew_ms: i64,
+    server_clock: Option<ServerClock>,
+    next_port: Option<NextPort>,
+    renewing: Renewing,
     ops: Ops<Action, Waits>,
     events: VecDeque<Event>,
     drops: [u64; DropReason::ALL.len()],
@@ -215,12 +91,15 @@ impl Client {
             config: Some(config),
             random: Random::new(seed),
             state: State::Binding,
-            chats: Chats::default(),
+            chats: Chats::new(now.mono),
             last_words: None,
             was_connected: false,
             reconnect_in: RECONNECT_MIN,
             declared: false,
             skew_ms: 0,
+            server_clock: None,
+            next_port: None,
+            renewing: Renewing::Idle,
             ops: Ops::default(),
             events: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
@@ -236,15 +115,21 @@ impl Client {
 
     /// Input: an action was completed. A stray or second completion is ignored.
     pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
-        let ok = outcome == Outcome::Done;
+        self.complete(now, op, Some(outcome));
+    }
+
+    /// An action was completed, or (`None`) is given up, and may have been done.
+    fn complete(&mut self, now: Now, op: OpId, outcome: Option<Outcome>) {
+        let ok = outcome == Some(Outcome::Done);
         match self.ops.finish(op) {
             Some(Waits::Bind) => match self.state {
                 State::Binding if ok => self.search(now),
                 State::Binding => self.finish(now, CloseReason::Ended(ErrorCode::Internal)),
                 _ => {}
             },
+            Some(Waits::Store) => self.stored(now, outcome.map(|_| ok)),
             Some(Waits::Wipe) => self.events.push_back(Event::Wiped { ok }),
-            None => {}
+            Some(Waits::Nothing) | None => {}
         }
     }
 
@@ -256,7 +141,11 @@ impl Client {
     }
 
     fn search(&mut self, now: Now) {
-        if let Some(config) = &self.config {
+        // With which secret to begin is known once it is known what the disk holds; a user who raised
+        // COMPROMISED does not wait for that.
+        if !matches!(self.renewing, Renewing::Idle) && !self.declared {
+            self.state = State::Waiting(now.mono + RECONNECT_MIN);
+        } else if let Some(config) = &self.config {
             let search = Search::new(now, &config.file, &mut self.random, self.provider);
             self.state = State::Searching(Box::new(search));
         }
@@ -317,7 +206,7 @@ impl Client {
     }
 
     /// The first reply that opens ends the search.
-    fn found(&mut self, now: Now, path: Path, reply: crate::wire::message::Message) {
+    fn found(&mut self, now: Now, path: Path, reply: Message) {
         let (State::Searching(search), Some(config)) =
             (core::mem::replace(&mut self.state, State::Closed), &self.config)
         else {
@@ -327,6 +216,8 @@ impl Client {
             Found::Session(session, info) => {
                 let wide = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
                 self.skew_ms = wide(now.wall.0).saturating_sub(wide(info.now.0));
+                self.server_clock = Some(ServerClock { told_at: now.mono, told: info.now });
+                self.next_port = None;
                 self.state = State::InSession(session, Box::new(info));
             }
             Found::Refused(ErrorMessage { code, message, now: server, .. }) => {
@@ -377,8 +268,11 @@ impl Client {
                         session.declare_compromised(now, "user_initiated");
                     }
                 }
+                SessionEvent::Message(Message::PortRotation(announced)) => {
+                    self.announced(now, announced);
+                }
                 SessionEvent::Message(message) => {
-                    self.events.extend(self.chats.take(message));
+                    self.events.extend(self.chats.take(now.mono, message));
                 }
                 SessionEvent::Acked(_) => {}
                 SessionEvent::KeysRotated(epoch) => {
@@ -394,7 +288,7 @@ impl Client {
         }
         if let State::InSession(session, _) = &mut self.state
             && session.is_open()
-            && self.chats.pump(session)
+            && self.chats.pump(now.mono, session)
         {
             self.events.push_back(Event::Writable);
         }
@@ -422,9 +316,18 @@ impl Client {
     fn wipe(&mut self, now: Now, by_server: bool, acknowledged: bool, echo: Option<Box<Session>>) {
         self.state = State::Wiped(echo);
         self.config = None;
-        self.chats = Chats::default();
+        self.renewing = Renewing::Idle;
+        self.chats = Chats::new(now.mono);
         self.events.push_back(Event::Compromised { by_server, acknowledged });
         self.start(now, Action::WipeSecurityFiles, Waits::Wipe);
+        if matches!(self.state, State::Wiped(None)) {
+            self.close_port(now);
+        }
+    }
+
+    /// Nothing is sent or read any more (SPEC 8.5).
+    fn close_port(&mut self, now: Now) {
+        self.start(now, Action::ClosePort { port: PORT }, Waits::Nothing);
     }
 
     /// Input: a deadline may have come.
@@ -436,10 +339,15 @@ impl Client {
             State::InSession(session, _) => {
                 session.handle_timeout(&mut Context { now, random: &mut self.random });
                 self.drain(now);
+                self.follow_port(now);
             }
             State::Waiting(at) if *at <= now.mono => self.search(now),
             State::Wiped(Some(session)) => {
                 session.handle_timeout(&mut Context { now, random: &mut self.random });
+                if session.is_over() {
+                    self.state = State::Wiped(None);
+                    self.close_port(now);
+                }
             }
             State::Searching(_)
             | State::Waiting(_)
@@ -448,7 +356,7 @@ impl Client {
             | State::Closed => {}
         }
         while let Some(op) = self.ops.expired(now.mono) {
-            self.handle_completion(now, op, Outcome::Failed);
+            self.complete(now, op, None);
         }
     }
 
@@ -501,8 +409,13 @@ impl Client {
             State::Binding | State::Wiped(None) | State::Closed => None,
         };
         let op = self.ops.deadline().map(|at| (Timer::Completion, at));
+        let port = self.next_port.map(|next| (Timer::PortRotation, next.opens));
+        let chat = self.chats.wake_at.map(|at| (Timer::Pacing, at));
+        let in_session = matches!(&self.state, State::InSession(session, _) if session.is_open());
+        let [port, chat] = [port, chat].map(|timer| timer.filter(|_| in_session));
         let last_words = self.last_words.as_ref().and_then(|session| session.deadline());
-        let next = [own, op, last_words].into_iter().flatten().min_by_key(|(_, at)| *at)?;
+        let next =
+            [own, op, port, chat, last_words].into_iter().flatten().min_by_key(|(_, at)| *at)?;
         Some(Deadline { timer: next.0, at: next.1 })
     }
 }

@@ -1,71 +1,47 @@
 //! Who may knock, and how often (PROTOCOL 3, 5.1): budgets for key trials, and the memory of hellos.
 
+use crate::budget::Budget;
 use crate::id::SessionId;
 use crate::limits::{
-    HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES, TRIAL_ADDRESSES,
-    TRIALS_BURST, TRIALS_GLOBAL_BURST, TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
+    HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES,
+    RETIRED_TRIALS_PER_SECOND, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
+    TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
 use crate::time::{Duration, Instant, UnixMs};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-/// A token bucket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    per_second: u32,
-    burst: u32,
-    /// Tokens in millionths, so that fractions of a second count.
-    tokens: u64,
-    at: Instant,
-}
-
-impl Budget {
-    pub(super) const fn new(now: Instant, per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst, tokens: burst as u64 * 1_000_000, at: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.since(self.at).as_micros().min(u128::from(u32::MAX));
-        let more = u64::try_from(elapsed).unwrap_or(0) * u64::from(self.per_second);
-        self.tokens = (self.tokens + more).min(u64::from(self.burst) * 1_000_000);
-        self.at = now;
-    }
-
-    fn has_one(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.tokens >= 1_000_000
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.tokens == u64::from(self.burst) * 1_000_000
-    }
-
-    /// Takes one token; false when there is none.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let has = self.has_one(now);
-        self.tokens -= if has { 1_000_000 } else { 0 };
-        has
-    }
-}
-
 /// What datagrams that no key fits may cost, per address and in all. Nobody is ever banned.
 #[derive(Debug)]
 pub(super) struct Trials {
     global: Budget,
+    /// Trials of secrets that are known only to be refused.
+    retired: Budget,
     addresses: BTreeMap<IpAddr, Budget>,
 }
 
 impl Trials {
     pub(super) const fn new(now: Instant) -> Self {
         let global = Budget::new(now, TRIALS_GLOBAL_PER_SECOND, TRIALS_GLOBAL_BURST);
-        Self { global, addresses: BTreeMap::new() }
+        let retired = Budget::new(now, RETIRED_TRIALS_PER_SECOND, RETIRED_TRIALS_PER_SECOND);
+        Self { global, retired, addresses: BTreeMap::new() }
     }
 
     /// Whether another trial is in the budget.
     pub(super) fn allow(&mut self, now: Instant, address: IpAddr) -> bool {
         self.global.has_one(now) && self.addresses.get_mut(&address).is_none_or(|b| b.has_one(now))
+    }
+
+    /// Whether the budget of all together is used up.
+    pub(super) fn is_exhausted(&mut self, now: Instant) -> bool {
+        !self.global.has_one(now)
+    }
+
+    /// Whether a hello may be tried with retired secrets too: they are many, and to tell their holders
+    /// that they are must not cost what everybody else needs.
+    pub(super) fn allow_retired(&mut self, now: Instant) -> bool {
+        self.retired.take(now)
     }
 
     /// No key fitted.
@@ -198,17 +174,6 @@ fn age(wall: UnixMs, timestamp: UnixMs) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn budgets_refill() {
-        let start = Instant::ZERO;
-        let mut budget = Budget::new(start, 2, 3);
-        assert!((0..3).all(|_| budget.take(start)) && !budget.take(start));
-        assert!(!budget.take(start + Duration::from_millis(499)));
-        assert!(budget.take(start + Duration::from_millis(500)));
-        assert!((0..3).all(|_| budget.take(start + Duration::from_secs(60))));
-        assert!(!budget.take(start + Duration::from_secs(60)));
-    }
 
     #[test]
     fn one_address_does_not_starve_another() {

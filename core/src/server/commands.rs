@@ -3,7 +3,6 @@
 use super::{Action, Credential, CredentialStatus, SecurityFileDraft, Server, Waits};
 use crate::error::SendError;
 use crate::id::{Epoch, FileId, OpId, SessionId};
-use crate::limits::GRACE_PERIOD;
 use crate::time::{Duration, Now, UnixMs};
 use crate::wire::message::{ErrorCode, RotationReason, SERVER_MEMBER, Status, is_name};
 use crate::wire::secfile::SecurityFile;
@@ -96,7 +95,7 @@ impl Server {
         }
         let draft = self.draft(now, member, valid_for)?;
         if !self.hub.has_member(member) {
-            self.hub.set_member(member, rooms, now.wall);
+            self.hub.set_member(member, rooms, now);
         }
         let kept = draft.credential.duplicate();
         let action = Action::IssueSecurityFile { draft };
@@ -123,13 +122,9 @@ impl Server {
             carried: true,
             status: CredentialStatus::Accepted,
             valid_until: timestamp.saturating_add(valid_for),
-            grace_period: GRACE_PERIOD,
+            grace_period: self.timing.grace,
             response_timeout: RESPONSE_TIMEOUT,
         };
-        let next_rotation = self
-            .ports
-            .schedule()
-            .map_or(timestamp + 3600, |schedule| timestamp + schedule.within_slot(timestamp).1);
         let content = SecurityFile {
             server_id: self.server_id.clone(),
             server_name: self.server_name.clone(),
@@ -140,8 +135,8 @@ impl Server {
             timestamp,
             valid_from: timestamp,
             valid_until: credential.valid_until,
-            next_rotation,
-            grace_period: GRACE_PERIOD,
+            next_rotation: self.ports.next_rotation(now.wall),
+            grace_period: self.timing.grace,
             stun_servers: Vec::new(),
             hole_punch_timeout: HOLE_PUNCH_TIMEOUT,
             port_schedule: self.ports.schedule().map(|schedule| schedule.duplicate()),
@@ -200,7 +195,7 @@ impl Server {
         let status = |name: &str| {
             let presence = self.hub.presence(name)?;
             let (status, since) = (presence.status, presence.since);
-            let files = self.credentials.of_member(name).len();
+            let files = self.credentials.count_of(name);
             let waiting = self.hub.waiting(name);
             Some(MemberStatus { name: name.to_string(), status, since, files, waiting })
         };
@@ -227,6 +222,18 @@ impl Server {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.ports.number()
+    }
+
+    /// Getter: all ports that are read: the present one, and those before it until they close.
+    #[must_use]
+    pub fn open_ports(&self) -> Vec<u16> {
+        self.ports.open().collect()
+    }
+
+    /// Getter: when the next rotation is due, `unix_s`.
+    #[must_use]
+    pub fn next_rotation(&self, now: Now) -> u64 {
+        self.ports.next_rotation(now.wall)
     }
 
     /// Getter: most established sessions.

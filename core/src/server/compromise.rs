@@ -57,7 +57,7 @@ impl Server {
     /// A member raised COMPROMISED: its session holds its keys until the ack is sealed.
     pub(super) fn compromised_by_member(&mut self, now: Now, id: SessionId) {
         let Some(entry) = self.sessions.get(&id) else { return };
-        let (file, member) = (entry.file, entry.member.clone());
+        let (file, member) = (entry.secret.file, entry.member.clone());
         let retirement = entry.retirement;
         self.gone(now, id, CloseReason::Wiped);
         match retirement {
@@ -77,7 +77,8 @@ impl Server {
             self.credentials.wipe(*file);
         }
         let mut unsigned = Vec::new();
-        for (id, entry) in self.sessions.iter_mut().filter(|(_, e)| files.contains(&e.file)) {
+        for (id, entry) in self.sessions.iter_mut().filter(|(_, e)| files.contains(&e.secret.file))
+        {
             entry.retirement = Some(Retirement::Pending);
             if entry.session.is_half_open() || entry.session.is_open() {
                 unsigned.push(*id);
@@ -87,6 +88,8 @@ impl Server {
             self.gone(now, id, CloseReason::Wiped);
             self.remove(id);
         }
+        // Nobody else waits for the disk.
+        self.emergency_move(now);
         let action = Action::RetireFiles { files };
         let started = self.ops.start(now.mono, action, Waits::Retire(replacement));
         if let Err(Waits::Retire(replacement)) = started {
@@ -97,7 +100,7 @@ impl Server {
     /// Acknowledges the signals that waited for a retirement, or wipes in silence where it failed:
     /// the client then tells its user to inform the operator.
     fn settle(&mut self, now: Now, files: &[FileId], retirement: Retirement) {
-        let own = self.sessions.iter_mut().filter(|(_, entry)| files.contains(&entry.file));
+        let own = self.sessions.iter_mut().filter(|(_, entry)| files.contains(&entry.secret.file));
         let ids: Vec<_> = own
             .map(|(id, entry)| {
                 entry.retirement = Some(retirement);

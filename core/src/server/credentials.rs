@@ -4,10 +4,10 @@ use super::admission::HelloMemory;
 use crate::crypto::derive::hello_id;
 use crate::crypto::identity::Identity;
 use crate::id::FileId;
-use crate::limits::{RETIRED_MEMORY, SECRETS};
+use crate::limits::{RETIRED_MEMORY, SECRETS, SECRETS_PER_FILE, SECRETS_RETIRED};
 use crate::random::Stream;
 use crate::secret::Secret;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, Now};
 use crate::wire::header::Header;
 use crate::wire::secfile::SecurityFile;
 use alloc::collections::BTreeMap;
@@ -91,18 +91,88 @@ pub struct SecurityFileDraft {
     pub iv: [u8; 12],
 }
 
-/// An accepted secret and what goes with it.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) credential: Credential,
-    hello_id: Identity,
-    pub(super) hellos: HelloMemory,
+/// Names one secret: its file, and `timestamp` within that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SecretId {
+    pub(super) file: FileId,
+    pub(super) timestamp: u64,
 }
 
-/// All accepted secrets.
+/// A secret and what goes with it.
+#[derive(Debug)]
+struct Held {
+    credential: Credential,
+    hello_id: Identity,
+    /// When it is retired, once its client has confirmed the renewed one.
+    dies: Option<Instant>,
+}
+
+impl Held {
+    fn new(now: Now, credential: Credential) -> Self {
+        let hello_id = Identity::new(&hello_id(&credential.secret));
+        let dies = match credential.status {
+            CredentialStatus::Dying { at } => {
+                Some(now.mono + Duration::from_secs(at.saturating_sub(now.wall.secs())))
+            }
+            CredentialStatus::Accepted | CredentialStatus::Retired { .. } => None,
+        };
+        Self { credential, hello_id, dies }
+    }
+
+    const fn is_retired(&self) -> bool {
+        matches!(self.credential.status, CredentialStatus::Retired { .. })
+    }
+
+    /// Whether nothing of it counts any more.
+    fn is_forgotten(&self, unix_s: u64) -> bool {
+        let end = match self.credential.status {
+            CredentialStatus::Retired { since } => since,
+            CredentialStatus::Accepted | CredentialStatus::Dying { .. } => {
+                self.credential.valid_until.saturating_add(self.credential.grace_period)
+            }
+        };
+        Duration::from_secs(unix_s.saturating_sub(end)) > RETIRED_MEMORY
+    }
+}
+
+/// A renewed secret that its client has not confirmed.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// What the client is sent.
+    pub(super) content: SecurityFile,
+    /// The secret until it is durable; only then it is accepted, and the client is sent it.
+    pending: Option<Credential>,
+}
+
+impl Renewal {
+    /// Whether the client may be sent it.
+    pub(super) const fn is_durable(&self) -> bool {
+        self.pending.is_none()
+    }
+}
+
+/// A security file with its renewals.
+#[derive(Debug)]
+struct File {
+    /// Oldest first.
+    held: Vec<Held>,
+    hellos: HelloMemory,
+    renewal: Option<Renewal>,
+}
+
+/// What a new session means for the secrets of its file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Established {
+    /// Secrets that are retired by it.
+    pub(super) retired: Vec<SecretId>,
+    /// The session is to get a renewed secret at once.
+    pub(super) renew: bool,
+}
+
+/// All secrets.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
-    files: BTreeMap<FileId, Accepted>,
+    files: BTreeMap<FileId, File>,
 }
 
 impl Credentials {
@@ -117,58 +187,387 @@ impl Credentials {
         }
     }
 
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        self.files.values().flat_map(|file| &file.held)
+    }
+
+    /// How many secrets are accepted, those on their way included.
+    pub(super) fn accepted(&self) -> usize {
+        let pending =
+            self.files.values().filter_map(|file| file.renewal.as_ref()?.pending.as_ref());
+        self.held().filter(|held| !held.is_retired()).count() + pending.count()
+    }
+
     /// Whether another secret may be accepted.
     pub(super) fn has_room(&self) -> bool {
-        self.files.len() < SECRETS
+        self.accepted() < SECRETS
     }
 
-    pub(super) fn accept(&mut self, now: Instant, credential: Credential) {
-        let hello_id = Identity::new(&hello_id(&credential.secret));
-        let hellos = HelloMemory::new(now);
-        self.files.insert(credential.file, Accepted { credential, hello_id, hellos });
+    pub(super) fn accept(&mut self, now: Now, credential: Credential) {
+        let fresh = || File { held: Vec::new(), hellos: HelloMemory::new(now.mono), renewal: None };
+        let file = self.files.entry(credential.file).or_insert_with(fresh);
+        file.held.push(Held::new(now, credential));
+        file.held.sort_by_key(|held| held.credential.timestamp);
     }
 
-    /// Whose first packet a datagram claims to be, and its nonce.
-    pub(super) fn recognise(&self, header: &Header) -> Option<(FileId, u64)> {
-        self.files.iter().find_map(|(file, accepted)| {
-            accepted.hello_id.seq(&header.message_id).map(|nonce| (*file, nonce))
+    /// Whose first packet a datagram claims to be, and its nonce: accepted secrets first, then those
+    /// that are known only to be refused.
+    pub(super) fn recognise(
+        &self,
+        header: &Header,
+        allow_retired: impl FnOnce() -> bool,
+    ) -> Option<(SecretId, u64)> {
+        let fits = |held: &Held| {
+            let nonce = held.hello_id.seq(&header.message_id)?;
+            let Credential { file, timestamp, .. } = held.credential;
+            Some((SecretId { file, timestamp }, nonce))
+        };
+        let accepted = self.held().filter(|held| !held.is_retired()).find_map(fits);
+        accepted.or_else(|| {
+            let retired = self.held().filter(|held| held.is_retired());
+            allow_retired().then(|| retired.into_iter().find_map(fits)).flatten()
         })
     }
 
-    pub(super) fn get(&self, file: FileId) -> Option<&Accepted> {
-        self.files.get(&file)
+    fn find(&self, id: SecretId) -> Option<&Held> {
+        let held = &self.files.get(&id.file)?.held;
+        held.iter().find(|held| held.credential.timestamp == id.timestamp)
     }
 
-    pub(super) fn get_mut(&mut self, file: FileId) -> Option<&mut Accepted> {
-        self.files.get_mut(&file)
+    pub(super) fn get(&self, id: SecretId) -> Option<&Credential> {
+        self.find(id).map(|held| &held.credential)
     }
 
-    /// Wipes a secret: whoever uses it meets silence (PROTOCOL 5.2).
+    /// Whether a session may be established with a secret (PROTOCOL 5.1 step 4).
+    pub(super) fn is_accepted(&self, id: SecretId, unix_s: u64) -> bool {
+        self.find(id).is_some_and(|held| !held.is_retired() && held.credential.is_valid(unix_s))
+    }
+
+    /// What a file remembers of its hellos, and a secret of it.
+    pub(super) fn hellos(&mut self, id: SecretId) -> Option<(&mut HelloMemory, &Credential)> {
+        let file = self.files.get_mut(&id.file)?;
+        let held = file.held.iter().find(|held| held.credential.timestamp == id.timestamp)?;
+        Some((&mut file.hellos, &held.credential))
+    }
+
+    /// Wipes all secrets of a file: whoever uses one meets silence (PROTOCOL 5.2).
     pub(super) fn wipe(&mut self, file: FileId) {
         self.files.remove(&file);
     }
 
-    /// The files of a member.
+    /// All files of a member, those that are only known to be refused too.
     pub(super) fn of_member(&self, member: &str) -> Vec<FileId> {
-        let own = self.files.values().filter(|accepted| accepted.credential.member == member);
-        own.map(|accepted| accepted.credential.file).collect()
+        let own = |file: &File| file.held.iter().any(|held| held.credential.member == member);
+        self.files.iter().filter(|(_, file)| own(file)).map(|(id, _)| *id).collect()
     }
 
+    /// How many files of a member are accepted.
+    pub(super) fn count_of(&self, member: &str) -> usize {
+        let own = |held: &Held| held.credential.member == member && !held.is_retired();
+        self.files.values().filter(|file| file.held.iter().any(own)).count()
+    }
+
+    /// Secrets that are accepted.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Credential> {
-        self.files.values().map(|accepted| &accepted.credential)
+        self.held().filter(|held| !held.is_retired()).map(|held| &held.credential)
     }
 
-    /// Forgets old hellos, and secrets that expired 7 days ago; the files of those.
-    pub(super) fn forget(&mut self, now: Instant, wall: crate::time::UnixMs) -> Vec<FileId> {
-        let mut gone = Vec::new();
-        for (file, accepted) in &mut self.files {
-            accepted.hellos.forget(now, wall);
-            let credential = &accepted.credential;
-            let end = credential.valid_until.saturating_add(credential.grace_period);
-            if Duration::from_secs(wall.secs().saturating_sub(end)) > RETIRED_MEMORY {
-                gone.push(*file);
+    /// The secrets of a file as they are to be made durable.
+    pub(super) fn durable(&self, file: FileId) -> Vec<Credential> {
+        let Some(file) = self.files.get(&file) else { return Vec::new() };
+        let pending = file.renewal.as_ref().and_then(|renewal| renewal.pending.as_ref());
+        let held = file.held.iter().map(|held| &held.credential);
+        held.chain(pending).map(Credential::duplicate).collect()
+    }
+
+    /// A session was established with a secret (PROTOCOL 5.2).
+    pub(super) fn established(&mut self, now: Now, id: SecretId) -> Established {
+        let mut done = Established::default();
+        let Some(file) = self.files.get_mut(&id.file) else { return done };
+        let own = file.held.iter().find(|held| held.credential.timestamp == id.timestamp);
+        let Some(own) = own else { return done };
+        if matches!(own.credential.status, CredentialStatus::Dying { .. }) {
+            // Its client has a newer one, and has said so: this one dies as it was going to.
+            return done;
+        }
+        done.renew = own.credential.carried;
+        // The older ones die with it; a newer one was never confirmed, and its client lacks it.
+        let others = file
+            .held
+            .iter_mut()
+            .filter(|held| held.credential.timestamp != id.timestamp && !held.is_retired());
+        for held in others {
+            done.retired.push(SecretId { timestamp: held.credential.timestamp, ..id });
+            done.renew |= held.credential.timestamp > id.timestamp;
+            held.credential.status = CredentialStatus::Retired { since: now.wall.secs() };
+            held.dies = None;
+        }
+        // One that is not durable yet has not been sent to anybody.
+        file.renewal = file.renewal.take().filter(|renewal| !renewal.is_durable());
+        done
+    }
+
+    /// The renewed secret of a file that waits for its confirmation.
+    pub(super) fn renewal(&self, file: FileId) -> Option<&Renewal> {
+        self.files.get(&file)?.renewal.as_ref()
+    }
+
+    /// Whether a file may get another secret: at most two are accepted at a time.
+    pub(super) fn may_renew(&self, file: FileId) -> bool {
+        let Some(file) = self.files.get(&file) else { return false };
+        let accepted = file.held.iter().filter(|held| !held.is_retired()).count();
+        file.renewal.is_none() && accepted < SECRETS_PER_FILE && self.has_room()
+    }
+
+    /// A `timestamp` for the next secret of a file: no two share one.
+    pub(super) fn fresh_timestamp(&self, file: FileId, unix_s: u64) -> u64 {
+        let held = self.files.get(&file).map_or(&[][..], |file| &file.held);
+        held.iter().map(|held| held.credential.timestamp + 1).max().unwrap_or(0).max(unix_s)
+    }
+
+    /// A file is to get another secret, once that is durable.
+    pub(super) fn begin_renewal(&mut self, content: SecurityFile, credential: Credential) {
+        if let Some(file) = self.files.get_mut(&credential.file) {
+            file.renewal = Some(Renewal { content, pending: Some(credential) });
+        }
+    }
+
+    /// The renewed secret with this `timestamp` is durable, or could not be made so. Whether its
+    /// client may be sent it.
+    pub(super) fn end_renewal(&mut self, now: Now, id: SecretId, done: bool) -> bool {
+        let Some(file) = self.files.get_mut(&id.file) else { return false };
+        let is_it = |renewal: &mut Renewal| {
+            renewal.pending.as_ref().is_some_and(|pending| pending.timestamp == id.timestamp)
+        };
+        let Some(mut renewal) = file.renewal.take_if(is_it) else { return false };
+        if let Some(credential) = renewal.pending.take().filter(|_| done) {
+            file.held.push(Held::new(now, credential));
+            file.renewal = Some(renewal);
+        }
+        done
+    }
+
+    /// The client has stored its renewed file: the secret before it dies in `grace` seconds. False
+    /// when that is no news.
+    pub(super) fn confirm(&mut self, now: Now, id: SecretId, grace: u64) -> bool {
+        let Some(file) = self.files.get_mut(&id.file) else { return false };
+        let is_it = |renewal: &mut Renewal| {
+            renewal.is_durable() && renewal.content.timestamp == id.timestamp
+        };
+        if file.renewal.take_if(is_it).is_none() {
+            return false;
+        }
+        let older =
+            |held: &&mut Held| held.credential.timestamp < id.timestamp && !held.is_retired();
+        for held in file.held.iter_mut().filter(older) {
+            held.credential.status = CredentialStatus::Dying { at: now.wall.secs() + grace };
+            held.dies = Some(now.mono + Duration::from_secs(grace));
+        }
+        true
+    }
+
+    /// When the next secret is to be retired.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.held().filter_map(|held| held.dies).min()
+    }
+
+    /// Retires the secrets that are due.
+    pub(super) fn retire_due(&mut self, now: Now) -> Vec<SecretId> {
+        let mut retired = Vec::new();
+        let held = self.files.values_mut().flat_map(|file| &mut file.held);
+        for held in held.filter(|held| held.dies.is_some_and(|at| at <= now.mono)) {
+            let Credential { file, timestamp, .. } = held.credential;
+            held.credential.status = CredentialStatus::Retired { since: now.wall.secs() };
+            held.dies = None;
+            retired.push(SecretId { file, timestamp });
+        }
+        retired
+    }
+
+    /// Forgets old hellos, secrets that expired or were retired 7 days ago, and of too many retired
+    /// ones the oldest; the files that changed.
+    pub(super) fn forget(&mut self, now: Now) -> Vec<FileId> {
+        let mut since: Vec<u64> = self
+            .held()
+            .filter_map(|held| match held.credential.status {
+                CredentialStatus::Retired { since } => Some(since),
+                CredentialStatus::Accepted | CredentialStatus::Dying { .. } => None,
+            })
+            .collect();
+        since.sort_unstable_by(|a, b| b.cmp(a));
+        let cut = since.get(SECRETS_RETIRED).copied();
+        let mut changed = Vec::new();
+        for (id, file) in &mut self.files {
+            file.hellos.forget(now.mono, now.wall);
+            let before = file.held.len();
+            file.held.retain(|held| {
+                let beyond = |since| cut.is_some_and(|cut| since <= cut);
+                let status = held.credential.status;
+                let crowded =
+                    matches!(status, CredentialStatus::Retired { since } if beyond(since));
+                !crowded && !held.is_forgotten(now.wall.secs())
+            });
+            if file.held.len() != before {
+                changed.push(*id);
             }
         }
-        gone
+        self.files.retain(|_, file| !file.held.is_empty() || file.renewal.is_some());
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::UnixMs;
+
+    const FILE: FileId = FileId(7);
+
+    fn at(secs: u64) -> Now {
+        Now { mono: Instant::ZERO + Duration::from_secs(secs), wall: UnixMs(secs * 1000) }
+    }
+
+    fn credential(timestamp: u64, carried: bool) -> Credential {
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&timestamp.to_be_bytes());
+        Credential {
+            file: FILE,
+            member: "ann".into(),
+            secret: Secret::take(&mut secret),
+            timestamp,
+            carried,
+            status: CredentialStatus::Accepted,
+            valid_until: timestamp + 1_000_000,
+            grace_period: 300,
+            response_timeout: 10,
+        }
+    }
+
+    fn content(timestamp: u64) -> SecurityFile {
+        SecurityFile {
+            server_id: "id".into(),
+            server_name: "name".into(),
+            server_public_ip: "192.0.2.1".into(),
+            server_udp_port: 50_000,
+            shared_secret: credential(timestamp, false).secret,
+            bootstrap_key_id: "b".into(),
+            timestamp,
+            valid_from: 0,
+            valid_until: 0,
+            next_rotation: 0,
+            grace_period: 300,
+            stun_servers: Vec::new(),
+            hole_punch_timeout: 60,
+            port_schedule: None,
+            response_timeout: 10,
+        }
+    }
+
+    fn is_retired(all: &Credentials, id: SecretId) -> bool {
+        all.get(id).is_some_and(Credential::is_retired)
+    }
+
+    fn id(timestamp: u64) -> SecretId {
+        SecretId { file: FILE, timestamp }
+    }
+
+    fn renew(all: &mut Credentials, secs: u64) -> u64 {
+        assert!(all.may_renew(FILE));
+        let timestamp = all.fresh_timestamp(FILE, secs);
+        all.begin_renewal(content(timestamp), credential(timestamp, false));
+        assert!(!all.is_accepted(id(timestamp), secs), "not before it is durable");
+        assert_eq!(all.durable(FILE).last().unwrap().timestamp, timestamp);
+        assert!(all.end_renewal(at(secs), id(timestamp), true));
+        timestamp
+    }
+
+    fn carried() -> Credentials {
+        let mut all = Credentials::default();
+        all.accept(at(100), credential(100, true));
+        all
+    }
+
+    #[test]
+    fn a_renewal_that_is_confirmed() {
+        let mut all = carried();
+        let first = all.established(at(100), id(100));
+        assert_eq!(first, Established { retired: [].into(), renew: true });
+        let newer = renew(&mut all, 100);
+        assert_eq!(newer, 101, "no two share a timestamp");
+        assert!(!all.may_renew(FILE), "two at most");
+        assert!(!all.confirm(at(101), id(100), 300) && all.confirm(at(101), id(newer), 300));
+        assert!(!all.confirm(at(102), id(newer), 300), "once");
+        assert!(all.is_accepted(id(100), 400) && !all.may_renew(FILE));
+        assert_eq!(all.established(at(102), id(100)), Established::default(), "it has a newer one");
+        assert_eq!(all.deadline(), Some(at(401).mono));
+        assert_eq!(all.retire_due(at(400)), []);
+        assert_eq!(all.retire_due(at(401)), [id(100)]);
+        assert!(!all.is_accepted(id(100), 401) && is_retired(&all, id(100)));
+        assert!(all.is_accepted(id(newer), 401) && all.may_renew(FILE));
+        assert_eq!(
+            all.established(at(500), id(newer)),
+            Established::default(),
+            "hourly from now on"
+        );
+        all.forget(at(401 + 7 * 86_400));
+        assert!(is_retired(&all, id(100)));
+        assert_eq!(all.forget(at(402 + 7 * 86_400)), [FILE]);
+        assert!(all.get(id(100)).is_none());
+    }
+
+    #[test]
+    fn a_session_with_the_new_secret_retires_the_old_one() {
+        let mut all = carried();
+        all.established(at(100), id(100));
+        let newer = renew(&mut all, 200);
+        let done = all.established(at(201), id(newer));
+        assert_eq!(done, Established { retired: [id(100)].into(), renew: false });
+        assert!(all.may_renew(FILE));
+    }
+
+    #[test]
+    fn a_session_with_the_old_secret_retires_what_was_not_confirmed() {
+        let mut all = carried();
+        all.established(at(100), id(100));
+        let lost = renew(&mut all, 200);
+        let again = all.established(at(300), id(100));
+        assert_eq!(again, Established { retired: [id(lost)].into(), renew: true });
+        let newer = renew(&mut all, 300);
+        assert!(all.is_accepted(id(newer), 300) && is_retired(&all, id(lost)));
+        assert!(!all.confirm(at(301), id(lost), 300));
+        let kept = all.durable(FILE);
+        assert_eq!(kept.iter().map(|c| c.timestamp).collect::<Vec<_>>(), [100, lost, newer]);
+    }
+
+    #[test]
+    fn a_renewal_that_is_not_durable_yet() {
+        let mut all = carried();
+        all.established(at(100), id(100));
+        all.begin_renewal(content(200), credential(200, false));
+        assert!(all.established(at(201), id(100)).retired.is_empty(), "it was never sent");
+        assert!(!all.may_renew(FILE));
+        assert!(!all.end_renewal(at(202), id(200), false));
+        assert!(all.renewal(FILE).is_none() && all.may_renew(FILE));
+        all.begin_renewal(content(203), credential(203, false));
+        all.wipe(FILE);
+        assert!(!all.end_renewal(at(204), id(203), true), "retired meanwhile: nothing comes back");
+        assert!(all.durable(FILE).is_empty());
+    }
+
+    #[test]
+    fn a_restart_goes_on() {
+        let mut all = Credentials::default();
+        let mut dying = credential(100, true);
+        dying.status = CredentialStatus::Dying { at: 400 };
+        all.accept(at(150), dying);
+        all.accept(at(150), credential(120, false));
+        assert_eq!(all.deadline(), Some(at(400).mono));
+        assert!(all.is_accepted(id(100), 399));
+        assert_eq!((all.accepted(), all.count_of("ann")), (2, 1));
+        // What was not confirmed before the restart is as good as not confirmed at all.
+        let mut all = carried();
+        all.accept(at(150), credential(120, false));
+        let again = all.established(at(200), id(100));
+        assert_eq!(again, Established { retired: [id(120)].into(), renew: true });
     }
 }

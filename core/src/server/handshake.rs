@@ -1,7 +1,8 @@
 //! The server's side of connecting: rotation 0 → 1 (PROTOCOL 5.1).
 
 use super::admission::Known;
-use super::{Entry, Event, REPLIES, Server};
+use super::credentials::SecretId;
+use super::{Audit, Entry, Event, REPLIES, Server};
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero};
 use crate::crypto::packet::PacketKeys;
@@ -9,7 +10,7 @@ use crate::error::DropReason;
 use crate::id::{Epoch, FileId, SessionId};
 use crate::limits::{
     CLOCK_SKEW, DATAGRAM_BASE, HALF_OPEN, HALF_OPEN_PER_FILE, HEADER_LEN, HELLO_MEMORY,
-    IDLE_TIMEOUT, KEEPALIVE, ROTATION_INTERVAL, TAG_LEN,
+    IDLE_TIMEOUT, KEEPALIVE, TAG_LEN,
 };
 use crate::session::{Session, Setup, datagram_hash};
 use crate::time::{Duration, Now, UnixMs};
@@ -27,7 +28,7 @@ use alloc::vec::Vec;
 
 /// A hello that opened.
 struct Hello {
-    file: FileId,
+    secret: SecretId,
     nonce: u64,
     timestamp: UnixMs,
     connection_id: ConnectionId,
@@ -41,7 +42,7 @@ impl Server {
         &mut self,
         now: Now,
         path: Path,
-        file: FileId,
+        id: SecretId,
         nonce: u64,
         header: &Header,
         datagram: &mut [u8],
@@ -52,8 +53,8 @@ impl Server {
         let hash = datagram_hash(datagram);
         let sessions = &self.sessions;
         let half_open = |id| sessions.get(&id).is_some_and(|e: &Entry| e.session.is_half_open());
-        let accepted = self.credentials.get_mut(file).ok_or(DropReason::NoKey)?;
-        match accepted.hellos.known(now.mono, nonce, &hash, half_open) {
+        let (hellos, credential) = self.credentials.hellos(id).ok_or(DropReason::NoKey)?;
+        match hellos.known(now.mono, nonce, &hash, half_open) {
             Known::New => {}
             Known::Copy(reply) => {
                 self.reply(path, reply);
@@ -62,14 +63,13 @@ impl Server {
             Known::Silence => return Err(DropReason::Hello),
         }
         let connection_id = ConnectionId::new(header.timestamp, nonce);
-        let secret = &accepted.credential.secret;
-        let keys = epoch_zero(secret, &connection_id, header.timestamp);
+        let keys = epoch_zero(&credential.secret, &connection_id, header.timestamp);
         let packet = PacketKeys::new(&keys, Direction::C2s, self.provider);
         if !packet.iv_fits(header, nonce) {
             return Err(DropReason::Iv);
         }
         let plaintext = packet.open(header, datagram)?;
-        if !accepted.hellos.remember(now.mono, now.wall, nonce, hash, header.timestamp) {
+        if !hellos.remember(now.mono, now.wall, nonce, hash, header.timestamp) {
             return Err(DropReason::Hello);
         }
         let (client_public, server_id) = read_offer(&datagram[plaintext])?;
@@ -77,7 +77,7 @@ impl Server {
             return Err(DropReason::Hello);
         }
         let timestamp = header.timestamp;
-        let hello = Hello { file, nonce, timestamp, connection_id, keys, client_public };
+        let hello = Hello { secret: id, nonce, timestamp, connection_id, keys, client_public };
         match self.judge(now, &hello) {
             Some(error) => {
                 self.refuse(now, path, &hello, &error);
@@ -98,14 +98,10 @@ impl Server {
             let text = format!("your clock is {} s {side} the server's", skew.as_secs());
             return error(ErrorCode::ClockSkew, text, Some(now.wall));
         }
-        let valid = self
-            .credentials
-            .get(hello.file)
-            .is_some_and(|a| a.credential.is_valid(now.wall.secs()));
-        if !valid {
+        if !self.credentials.is_accepted(hello.secret, now.wall.secs()) {
             return error(ErrorCode::Expired, "this security file has expired".to_string(), None);
         }
-        if !self.has_place(hello.file, None) {
+        if !self.has_place(hello.secret.file, None) {
             let text = format!("the server has {0} of {0} clients", self.max_sessions);
             return error(ErrorCode::ServerFull, text, None);
         }
@@ -115,7 +111,7 @@ impl Server {
     /// Whether there is a free place, the session that a new one of `file` supersedes not counted.
     fn has_place(&self, file: FileId, but: Option<SessionId>) -> bool {
         let others = self.sessions.iter().filter(|(id, entry)| {
-            entry.established.is_some() && entry.file != file && Some(**id) != but
+            entry.established.is_some() && entry.secret.file != file && Some(**id) != but
         });
         others.count() < self.max_sessions
     }
@@ -123,8 +119,12 @@ impl Server {
     fn refuse(&mut self, now: Now, path: Path, hello: &Hello, error: &ErrorMessage) {
         let json = Message::Error(error.clone()).encode();
         let datagram = self.seal_reply(now, hello, PacketType::Error, &json);
-        if let Some(accepted) = self.credentials.get_mut(hello.file) {
-            accepted.hellos.replied(now.mono, hello.nonce, &datagram, None);
+        if let Some((hellos, credential)) = self.credentials.hellos(hello.secret) {
+            hellos.replied(now.mono, hello.nonce, &datagram, None);
+            let (member, remote) = (credential.member.clone(), path.remote);
+            let retired = credential.is_retired();
+            let refused = Audit::HelloRefused { member, remote, code: error.code, retired };
+            self.events.push_back(Event::Audit(refused));
         }
         self.reply(path, datagram);
     }
@@ -155,13 +155,13 @@ impl Server {
         let private = PrivateKey::new(self.random.private.secret());
         let public_key = private.public();
         let agreed = private.agree(&hello.client_public).ok_or(DropReason::Hello)?;
-        let accepted = self.credentials.get(hello.file).ok_or(DropReason::NoKey)?;
-        let member = accepted.credential.member.clone();
-        let response_timeout = Duration::from_secs(accepted.credential.response_timeout);
+        let credential = self.credentials.get(hello.secret).ok_or(DropReason::NoKey)?;
+        let member = credential.member.clone();
+        let response_timeout = Duration::from_secs(credential.response_timeout);
         let session = Some(self.session_info(now, path, &member));
         let json = Message::Answer { epoch: Epoch(1), public_key, session }.encode();
         let datagram = self.seal_reply(now, &hello, PacketType::KeyRotation, &json);
-        let Hello { file, nonce, connection_id, keys, client_public, .. } = hello;
+        let Hello { secret, nonce, connection_id, keys, client_public, .. } = hello;
         let keys = epoch_next(
             keys.next_key_seed,
             agreed,
@@ -180,27 +180,35 @@ impl Server {
             rotation_interval: Duration::from_secs(self.timing.interval),
             provider: self.provider,
         };
-        self.make_room(file);
+        self.make_room(secret.file);
         let id = SessionId(self.next_session);
         self.next_session += 1;
         let session = Session::new(now.mono, setup);
         let (hello_at, owed) = (now.mono, VecDeque::new());
-        let (retirement, established) = (None, None);
-        let entry = Entry { session, file, member, hello_at, owed, retirement, established };
+        let (announce, retirement, established) = (None, None, None);
+        let answered = Audit::HelloAnswered { member: member.clone(), remote: path.remote };
+        self.events.push_back(Event::Audit(answered));
+        let entry = Entry {
+            session,
+            secret,
+            member,
+            hello_at,
+            owed,
+            announce,
+            retirement,
+            established,
+            counted: 0,
+        };
         self.sessions.insert(id, entry);
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
-        if let Some(accepted) = self.credentials.get_mut(file) {
-            accepted.hellos.replied(now.mono, nonce, &datagram, Some(id));
+        if let Some((hellos, _)) = self.credentials.hellos(secret) {
+            hellos.replied(now.mono, nonce, &datagram, Some(id));
         }
         self.reply(path, datagram);
         Ok(())
     }
 
     fn session_info(&self, now: Now, path: Path, member: &str) -> SessionInfo {
-        let next_rotation = self.ports.schedule().map_or_else(
-            || now.wall.secs() + ROTATION_INTERVAL,
-            |schedule| now.wall.secs() + schedule.within_slot(now.wall.secs()).1,
-        );
         SessionInfo {
             now: now.wall,
             member: member.to_string(),
@@ -209,7 +217,7 @@ impl Server {
             observed: path.remote.to_string(),
             keepalive: KEEPALIVE.as_secs(),
             idle_timeout: IDLE_TIMEOUT.as_secs(),
-            next_rotation,
+            next_rotation: self.ports.next_rotation(now.wall),
             rotation_interval: self.timing.interval,
             grace_period: self.timing.grace,
         }
@@ -218,7 +226,7 @@ impl Server {
     /// At most 4 half-open sessions per file: a fifth replaces the oldest.
     fn make_room(&mut self, file: FileId) {
         let half_open = |(id, entry): (&SessionId, &Entry)| {
-            (entry.file == file && entry.session.is_half_open()).then_some(*id)
+            (entry.secret.file == file && entry.session.is_half_open()).then_some(*id)
         };
         let own: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
         if own.len() >= HALF_OPEN_PER_FILE {
@@ -229,9 +237,9 @@ impl Server {
     /// The first packet of epoch 1 opened.
     pub(super) fn established(&mut self, now: Now, id: SessionId) {
         let Some(entry) = self.sessions.get(&id) else { return };
-        let (file, member, path) = (entry.file, entry.member.clone(), entry.session.path());
-        let accepted = self.credentials.get(file);
-        if !accepted.is_some_and(|a| a.credential.is_valid(now.wall.secs())) {
+        let (secret, member, path) = (entry.secret, entry.member.clone(), entry.session.path());
+        let file = secret.file;
+        if !self.credentials.is_accepted(secret, now.wall.secs()) {
             self.end(now, id, ErrorCode::Expired, "this security file is no longer accepted");
             return;
         }
@@ -244,7 +252,8 @@ impl Server {
             return;
         }
         let older = |(other, entry): (&SessionId, &Entry)| {
-            (*other != id && entry.file == file && entry.established.is_some()).then_some(*other)
+            (*other != id && entry.secret.file == file && entry.established.is_some())
+                .then_some(*other)
         };
         let older: Vec<_> = self.sessions.iter().filter_map(older).collect();
         if let Some(entry) = self.sessions.get_mut(&id) {
@@ -258,6 +267,8 @@ impl Server {
         for other in older {
             self.end(now, other, ErrorCode::Superseded, "a newer session of this security file");
         }
+        self.secret_used(now, secret);
+        self.tell_newcomer(now, id);
     }
 
     pub(super) fn end(&mut self, now: Now, id: SessionId, code: ErrorCode, message: &str) {

@@ -1,9 +1,13 @@
 //! Who is in which room, who is online, and what becomes of chat (PROTOCOL 5.4, 5.5): pure policy,
 //! no session is touched here.
 
+use crate::budget::Budget;
 use crate::id::{ChatId, SessionId};
-use crate::limits::{CHATS_PENDING, CHATS_REMEMBERED, MAILBOX_MESSAGES, MESSAGE_MAX};
-use crate::time::UnixMs;
+use crate::limits::{
+    CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_MESSAGES,
+    MESSAGE_MAX, SCAN_WINDOW,
+};
+use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::wire::message::{
     Chat, LOBBY, Message, Presence, ReceiptState, Recipient, SERVER_MEMBER, Status,
 };
@@ -28,9 +32,11 @@ pub struct StoredChat {
 struct Mail {
     number: u64,
     chat: Chat,
+    /// It goes then, delivered or not.
+    until: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Member {
     rooms: BTreeSet<String>,
     since: UnixMs,
@@ -44,9 +50,27 @@ struct Member {
     unread: VecDeque<(ChatId, String)>,
     /// Receipts for chats of this member that came while it was away.
     receipts: VecDeque<Message>,
+    chats: Budget,
+    /// It was said to send too much, and not again before this.
+    limited_until: Instant,
 }
 
 impl Member {
+    fn new(now: Now) -> Self {
+        Self {
+            rooms: BTreeSet::new(),
+            since: now.wall,
+            sessions: BTreeMap::new(),
+            mailbox: VecDeque::new(),
+            known: VecDeque::new(),
+            pending: BTreeSet::new(),
+            unread: VecDeque::new(),
+            receipts: VecDeque::new(),
+            chats: Budget::new(now.mono, CHATS_PER_SECOND, CHATS_BURST),
+            limited_until: now.mono,
+        }
+    }
+
     /// The best status of its sessions.
     fn status(&self) -> Status {
         self.sessions.values().map(|(status, _)| *status).min().unwrap_or(Status::Offline)
@@ -66,6 +90,8 @@ pub(super) enum Verdict {
     NoRecipient,
     /// Too much waits.
     Full,
+    /// Too many a second; `audit` when that was not said lately.
+    RateLimited { audit: bool },
     /// With its author's name it is longer than a message can be.
     TooLong,
 }
@@ -87,9 +113,8 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Adds a member, or sets its rooms; every member is in the lobby.
-    pub(super) fn set_member(&mut self, name: &str, rooms: &[String], now: UnixMs) {
-        let fresh = || Member { since: now, ..Member::default() };
-        let member = self.members.entry(name.to_string()).or_insert_with(fresh);
+    pub(super) fn set_member(&mut self, name: &str, rooms: &[String], now: Now) {
+        let member = self.members.entry(name.to_string()).or_insert_with(|| Member::new(now));
         member.rooms = rooms.iter().cloned().chain([LOBBY.to_string()]).collect();
     }
 
@@ -98,10 +123,10 @@ impl Hub {
     }
 
     /// Puts back what was stored before a restart; of chats that are delivered only the id counts.
-    pub(super) fn restore(&mut self, stored: StoredChat) {
+    pub(super) fn restore(&mut self, stored: StoredChat, now: Now) {
         self.remember(&stored.chat.from, stored.chat.id);
-        for name in stored.to {
-            self.post(&name, &stored.chat);
+        for name in &stored.to {
+            self.post(name, &stored, now);
         }
     }
 
@@ -115,15 +140,30 @@ impl Hub {
     }
 
     /// Puts a chat into a mailbox; in a full one the oldest makes way, and is returned.
-    fn post(&mut self, name: &str, chat: &Chat) -> Option<Delivered> {
+    fn post(&mut self, name: &str, stored: &StoredChat, now: Now) -> Option<Delivered> {
         let member = self.members.get_mut(name)?;
-        member.mailbox.push_back(Mail { number: self.next_mail, chat: chat.clone() });
+        let age = Duration::from_millis(now.wall.0.saturating_sub(stored.stored_at.0));
+        let until = now.mono + MAILBOX_AGE.saturating_sub(age);
+        let chat = stored.chat.clone();
+        member.mailbox.push_back(Mail { number: self.next_mail, chat, until });
         self.next_mail += 1;
         if member.mailbox.len() <= MAILBOX_MESSAGES {
             return None;
         }
         let mail = member.mailbox.pop_front()?;
         Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+    }
+
+    /// Takes out what was kept for too long; of each chat, who did not get it.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Delivered> {
+        let mut gone = Vec::new();
+        for (name, member) in &mut self.members {
+            while let Some(mail) = member.mailbox.pop_front_if(|mail| mail.until <= now) {
+                let (id, from) = (mail.chat.id, mail.chat.from);
+                gone.push(Delivered { id, from, by: name.clone() });
+            }
+        }
+        gone
     }
 
     /// A session of a member is established. Its roster.
@@ -198,7 +238,15 @@ impl Hub {
     }
 
     /// A chat of `from` arrived; `chat.from` is set here, whatever the client wrote.
-    pub(super) fn submit(&mut self, from: &str, mut chat: Chat, now: UnixMs) -> Verdict {
+    pub(super) fn submit(&mut self, from: &str, mut chat: Chat, now: Now) -> Verdict {
+        let Some(member) = self.members.get_mut(from) else { return Verdict::NoRecipient };
+        if !member.chats.take(now.mono) {
+            let audit = member.limited_until <= now.mono;
+            if audit {
+                member.limited_until = now.mono + SCAN_WINDOW;
+            }
+            return Verdict::RateLimited { audit };
+        }
         let Some(member) = self.members.get(from) else { return Verdict::NoRecipient };
         if member.known.contains(&chat.id) {
             return Verdict::Known;
@@ -228,14 +276,14 @@ impl Hub {
         if let Some(member) = self.members.get_mut(from) {
             member.pending.insert(chat.id);
         }
-        Verdict::Store(StoredChat { chat, to, stored_at: now })
+        Verdict::Store(StoredChat { chat, to, stored_at: now.wall })
     }
 
     /// A chat is durable: into the mailboxes with it. What had to make way there.
-    pub(super) fn stored(&mut self, stored: &StoredChat) -> Vec<Delivered> {
+    pub(super) fn stored(&mut self, stored: &StoredChat, now: Now) -> Vec<Delivered> {
         self.failed(&stored.chat);
         self.remember(&stored.chat.from, stored.chat.id);
-        stored.to.iter().filter_map(|name| self.post(name, &stored.chat)).collect()
+        stored.to.iter().filter_map(|name| self.post(name, stored, now)).collect()
     }
 
     /// A chat could not be made durable: it was never there.
@@ -315,10 +363,15 @@ pub(super) fn receipt(id: ChatId, state: ReceiptState, by: &str, at: UnixMs) -> 
 mod tests {
     use super::*;
 
+    fn at(secs: u64) -> Now {
+        let mono = Instant::ZERO + Duration::from_secs(secs);
+        Now { mono, wall: UnixMs(secs * 1000) }
+    }
+
     fn hub() -> Hub {
         let mut hub = Hub::default();
-        hub.set_member("ann", &["ops".to_string()], UnixMs(0));
-        hub.set_member("bob", &[], UnixMs(0));
+        hub.set_member("ann", &["ops".to_string()], at(0));
+        hub.set_member("bob", &[], at(0));
         hub
     }
 
@@ -333,7 +386,7 @@ mod tests {
     }
 
     fn store(hub: &mut Hub, from: &str, chat: Chat) -> StoredChat {
-        match hub.submit(from, chat, UnixMs(0)) {
+        match hub.submit(from, chat, at(0)) {
             Verdict::Store(stored) => stored,
             other => panic!("{other:?}"),
         }
@@ -342,8 +395,7 @@ mod tests {
     #[test]
     fn recipients() {
         let mut hub = hub();
-        let to = |hub: &mut Hub, id, name: &str| match hub.submit("ann", chat(id, name), UnixMs(0))
-        {
+        let to = |hub: &mut Hub, id, name: &str| match hub.submit("ann", chat(id, name), at(0)) {
             Verdict::Store(stored) => Some(stored.to),
             _ => None,
         };
@@ -351,8 +403,8 @@ mod tests {
         assert_eq!(to(&mut hub, 2, "#lobby"), Some(vec!["bob".to_string()]));
         assert_eq!(to(&mut hub, 3, "#ops"), Some(vec![]));
         assert_eq!(to(&mut hub, 4, "@server"), Some(vec!["server".to_string()]));
-        assert_eq!(hub.submit("ann", chat(5, "@eve"), UnixMs(0)), Verdict::NoRecipient);
-        assert_eq!(hub.submit("bob", chat(5, "#ops"), UnixMs(0)), Verdict::NoRecipient);
+        assert_eq!(hub.submit("ann", chat(5, "@eve"), at(0)), Verdict::NoRecipient);
+        assert_eq!(hub.submit("bob", chat(5, "#ops"), at(0)), Verdict::NoRecipient);
     }
 
     #[test]
@@ -360,11 +412,11 @@ mod tests {
         let mut hub = hub();
         let stored = store(&mut hub, "ann", chat(1, "@bob"));
         assert_eq!(stored.chat.from, "ann", "the server writes it");
-        assert_eq!(hub.submit("ann", chat(1, "@bob"), UnixMs(0)), Verdict::Pending);
-        hub.stored(&stored);
-        assert_eq!(hub.submit("ann", chat(1, "@bob"), UnixMs(0)), Verdict::Known);
+        assert_eq!(hub.submit("ann", chat(1, "@bob"), at(0)), Verdict::Pending);
+        hub.stored(&stored, at(0));
+        assert_eq!(hub.submit("ann", chat(1, "@bob"), at(0)), Verdict::Known);
         assert!(
-            matches!(hub.submit("bob", chat(1, "@ann"), UnixMs(0)), Verdict::Store(_)),
+            matches!(hub.submit("bob", chat(1, "@ann"), at(0)), Verdict::Store(_)),
             "another's id"
         );
         let failed = store(&mut hub, "ann", chat(2, "@bob"));
@@ -377,7 +429,7 @@ mod tests {
         let mut hub = hub();
         for id in 0..4 {
             let stored = store(&mut hub, "ann", chat(id, "@bob"));
-            assert!(hub.stored(&stored).is_empty());
+            assert!(hub.stored(&stored, at(0)).is_empty());
         }
         let (first, second) = (SessionId(1), SessionId(2));
         hub.join("bob", first, UnixMs(1));
@@ -397,17 +449,52 @@ mod tests {
             for round in 0..4 {
                 let mut chat = chat(id, "@bob");
                 chat.id.0[0] = 100 + round;
-                if let Verdict::Store(stored) = hub.submit("ann", chat, UnixMs(0)) {
-                    hub.stored(&stored);
+                let now = at(u64::from(id));
+                if let Verdict::Store(stored) = hub.submit("ann", chat, now) {
+                    hub.stored(&stored, now);
                 }
             }
         }
         assert_eq!(hub.waiting("bob"), MAILBOX_MESSAGES);
-        let stored = store(&mut hub, "ann", chat(77, "@bob"));
-        assert_eq!(hub.stored(&stored).len(), 1, "the oldest makes way");
+        let stored = StoredChat { stored_at: at(500).wall, ..stored_by_ann(77) };
+        assert_eq!(hub.stored(&stored, at(500)).len(), 1, "the oldest makes way");
         let mut long = chat(78, "@bob");
         long.text = "x".repeat(MESSAGE_MAX - 50);
-        assert!(matches!(hub.submit("ann", long, UnixMs(0)), Verdict::TooLong));
+        assert!(matches!(hub.submit("ann", long, at(600)), Verdict::TooLong));
+        let week = 7 * 86_400;
+        assert!(hub.expire(at(week - 1).mono).is_empty());
+        let gone = hub.expire(at(week + 300).mono);
+        assert!(gone.len() > 900 && gone.iter().all(|gone| gone.by == "bob"));
+        assert_eq!(hub.waiting("bob"), 1, "it is not a week old");
+    }
+
+    fn stored_by_ann(id: u8) -> StoredChat {
+        let chat = Chat { from: "ann".to_string(), ..chat(id, "@bob") };
+        StoredChat { chat, to: vec!["bob".to_string()], stored_at: UnixMs(0) }
+    }
+
+    #[test]
+    fn a_restart_does_not_make_chat_younger() {
+        let mut hub = hub();
+        hub.restore(stored_by_ann(1), Now { mono: Instant::ZERO, wall: at(86_400).wall });
+        assert!(hub.expire(at(6 * 86_400 - 1).mono).is_empty());
+        assert_eq!(hub.expire(at(6 * 86_400).mono).len(), 1);
+    }
+
+    #[test]
+    fn twenty_a_second() {
+        let mut hub = hub();
+        for id in 0..100 {
+            assert!(matches!(hub.submit("ann", chat(id, "@bob"), at(0)), Verdict::Store(_)));
+        }
+        let limited = |audit| Verdict::RateLimited { audit };
+        assert_eq!(hub.submit("ann", chat(100, "@bob"), at(0)), limited(true));
+        assert_eq!(hub.submit("ann", chat(100, "@bob"), at(0)), limited(false), "told once");
+        assert!(matches!(hub.submit("bob", chat(1, "@ann"), at(0)), Verdict::Store(_)));
+        for id in 100..120 {
+            assert!(matches!(hub.submit("ann", chat(id, "@bob"), at(1)), Verdict::Store(_)));
+        }
+        assert_eq!(hub.submit("ann", chat(120, "@bob"), at(1)), limited(false));
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! Floor 5: the server, as a state machine. See the [crate's contract](crate).
 
 mod admission;
+mod api;
 mod audit;
 mod commands;
 mod compromise;
 mod credentials;
 mod handshake;
 mod hub;
+mod monitor;
+mod moves;
 mod ports;
 mod relay;
+mod renewal;
 mod router;
 mod schedule;
+mod watch;
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
-use crate::id::{ChatId, Epoch, FileId, OpId, PortId, SessionId};
+use crate::id::{Epoch, OpId, PortId, SessionId};
 use crate::limits::HALF_OPEN;
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
@@ -22,21 +27,22 @@ use crate::session::{Context, Session, SessionEvent};
 use crate::time::{Duration, Instant, Now};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
-use crate::wire::message::{Chat, Message};
+use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+pub use api::{Action, Event, Member, ServerConfig};
 pub use audit::{Alert, Audit, Resource};
 use core::net::SocketAddr;
-use credentials::Credentials;
 pub use credentials::{Credential, CredentialStatus, SecurityFileDraft};
+use credentials::{Credentials, SecretId};
 use hub::Hub;
 pub use hub::StoredChat;
+use monitor::Monitor;
+use ports::Ports;
 pub use ports::{PortChoice, Timing};
-use ports::{PortPhase, Ports};
 use schedule::Schedule;
 
 pub use commands::{IssueError, MemberStatus, RENEWAL_VALID_FOR, SessionStatus, VALID_FOR};
@@ -47,178 +53,11 @@ const REPLIES: usize = 256;
 /// Old hellos and secrets are forgotten this often.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// A member and the rooms it is in beside the lobby.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// Its rooms.
-    pub rooms: Vec<String>,
-}
-
-/// What a server starts from: its configuration, and what it had made durable.
-#[derive(Debug)]
-pub struct ServerConfig {
-    /// The server's id, as its security files name it.
-    pub server_id: String,
-    /// The server's name, for people.
-    pub server_name: String,
-    /// Address or host name that clients find it under.
-    pub public: String,
-    /// How its port is chosen.
-    pub port: PortChoice,
-    /// How often keys and port rotate (SPEC 7.1).
-    pub timing: Timing,
-    /// How long a renewed security file is valid, seconds: the longest sleep without carrying a file
-    /// by hand (PROTOCOL 5.2).
-    pub renewal_valid_for: u64,
-    /// Everybody who may connect.
-    pub members: Vec<Member>,
-    /// Secrets of the files it issued.
-    pub credentials: Vec<Credential>,
-    /// Chat not yet delivered, oldest first; with no recipient left only its id counts.
-    pub chats: Vec<StoredChat>,
-    /// Most established sessions (SPEC 11.2).
-    pub max_sessions: usize,
-    /// Makes packet ciphers.
-    pub provider: &'static dyn CipherProvider,
-}
-
-/// An effect that the driver or its host performs, and answers with one completion.
-///
-/// Those about one file are performed in the order in which they were given, and one that is
-/// answered as failed was not done, and will not be.
-#[derive(Debug)]
-pub enum Action {
-    /// Listen on UDP port `number`, and name the binding `port`.
-    BindPort {
-        /// Its name from now on.
-        port: PortId,
-        /// The port number.
-        number: u16,
-    },
-    /// Close a binding: nothing is sent to it or read from it any more.
-    ClosePort {
-        /// Its name.
-        port: PortId,
-    },
-    /// Make durable that these, and no others, are the secrets of a file: of what is no longer among
-    /// them nothing is kept. An empty list forgets the file.
-    KeepCredentials {
-        /// Which file.
-        file: FileId,
-        /// Its secrets, oldest first.
-        credentials: Vec<Credential>,
-    },
-    /// Keep the credential, then seal the file and write it.
-    IssueSecurityFile {
-        /// What to keep and to seal.
-        draft: Box<SecurityFileDraft>,
-    },
-    /// Make durable that these files are no longer accepted, wiping all that is kept of them.
-    RetireFiles {
-        /// Which.
-        files: Vec<FileId>,
-    },
-    /// Make a chat durable.
-    StoreChat {
-        /// The chat and who it is for.
-        stored: Box<StoredChat>,
-    },
-    /// Note, in its own time, that a member has a chat.
-    ChatDelivered {
-        /// Author of the chat.
-        from: String,
-        /// Its id.
-        id: ChatId,
-        /// Who has it.
-        by: String,
-    },
-}
-
-/// What happened, for the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The server listens on this port.
-    Listening {
-        /// The port number.
-        port: u16,
-    },
-    /// The server has moved to another port (PROTOCOL 5.2).
-    PortRotated {
-        /// The port it was on.
-        from: u16,
-        /// The port it is on.
-        to: u16,
-    },
-    /// No port could be bound: the server stays where it is, if it is anywhere, and tries again in a
-    /// minute.
-    NoPort,
-    /// For the audit log.
-    Audit(Audit),
-    /// For a person.
-    Alert(Alert),
-    /// A member's session is established.
-    Connected {
-        /// Which session.
-        session: SessionId,
-        /// Whose.
-        member: String,
-        /// From where.
-        remote: SocketAddr,
-    },
-    /// An established session has ended.
-    Disconnected {
-        /// Which session.
-        session: SessionId,
-        /// Whose.
-        member: String,
-        /// From where.
-        remote: SocketAddr,
-        /// How long it lasted.
-        lasted: Duration,
-        /// Bytes of datagrams sealed.
-        sent: u64,
-        /// Bytes of datagrams opened.
-        received: u64,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// A chat is durable, and on its way.
-    Chat(Chat),
-    /// COMPROMISED was raised for a member.
-    Compromised {
-        /// Whose keys.
-        member: String,
-        /// Who raised it: the member, or `server`.
-        by: String,
-        /// Whether the retirement is durable and the replacement file written.
-        new_file_ready: bool,
-    },
-    /// Our signal to a session is through with.
-    Signalled {
-        /// Which session.
-        session: SessionId,
-        /// Whose.
-        member: String,
-        /// Whether the client acknowledged it.
-        acknowledged: bool,
-    },
-    /// A session is in a new epoch.
-    KeysRotated {
-        /// Which session.
-        session: SessionId,
-        /// Whose.
-        member: String,
-        /// Its epoch.
-        epoch: Epoch,
-    },
-}
-
 /// What waits for an action.
 #[derive(Debug)]
 enum Waits {
-    Bind,
+    Bind(PortId),
+    Renew(SecretId),
     Issue(Credential),
     Retire(compromise::Replacement),
     Replace(Credential, compromise::Replacement),
@@ -238,19 +77,33 @@ fn tame(name: &str) -> String {
     short
 }
 
+/// What a session waits for to be told of the port.
+#[derive(Debug)]
+struct Announce {
+    /// Once its keys are of this epoch.
+    epoch: Epoch,
+    /// Its renewed credential goes with it.
+    with_file: bool,
+}
+
 /// A session and whose it is.
 #[derive(Debug)]
 struct Entry {
     session: Session,
-    file: FileId,
+    /// The secret that it began with.
+    secret: SecretId,
     member: String,
     hello_at: Instant,
     /// Receipts, presence and refusals that wait for a place in its channel.
     owed: VecDeque<Message>,
+    /// It is to hear of the port.
+    announce: Option<Announce>,
     /// How far the retirement of its file is, once COMPROMISED was raised.
     retirement: Option<compromise::Retirement>,
     /// When it was established; `None` before that.
     established: Option<Now>,
+    /// Bytes of it that the monitor knows of.
+    counted: u64,
 }
 
 impl Entry {
@@ -288,6 +141,7 @@ pub struct Server {
     events: VecDeque<Event>,
     replies: VecDeque<(Path, Vec<u8>)>,
     drops: [u64; DropReason::ALL.len()],
+    monitor: Monitor,
     forget_at: Instant,
     closing: bool,
 }
@@ -298,13 +152,15 @@ impl Server {
     pub fn new(config: ServerConfig, seed: &Seed, now: Now) -> Self {
         let mut hub = Hub::default();
         for member in &config.members {
-            hub.set_member(&member.name, &member.rooms, now.wall);
+            hub.set_member(&member.name, &member.rooms, now);
         }
-        config.chats.into_iter().for_each(|stored| hub.restore(stored));
+        config.chats.into_iter().for_each(|stored| hub.restore(stored, now));
         let mut credentials = Credentials::default();
         for credential in config.credentials {
-            credentials.accept(now.mono, credential);
+            credentials.accept(now, credential);
         }
+        let mut random = Random::new(seed);
+        let ports = Ports::new(config.port, config.timing, now, &mut random.public);
         let mut server = Self {
             server_id: tame(&config.server_id),
             server_name: tame(&config.server_name),
@@ -313,8 +169,8 @@ impl Server {
             timing: config.timing,
             renewal_valid_for: config.renewal_valid_for,
             provider: config.provider,
-            random: Random::new(seed),
-            ports: Ports::new(config.port, now.wall),
+            random,
+            ports,
             credentials,
             trials: Trials::new(now.mono),
             hub,
@@ -326,6 +182,7 @@ impl Server {
             events: VecDeque::new(),
             replies: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
+            monitor: Monitor::new(now),
             forget_at: now.mono + FORGET_EVERY,
             closing: false,
         };
@@ -333,40 +190,19 @@ impl Server {
         server
     }
 
-    fn bind(&mut self, now: Now) {
-        match self.ports.phase {
-            PortPhase::Binding { port, number, .. } => {
-                let action = Action::BindPort { port, number };
-                if self.ops.start(now.mono, action, Waits::Bind).is_err() {
-                    self.events.push_back(Event::NoPort);
-                }
-            }
-            PortPhase::Failed => self.events.push_back(Event::NoPort),
-            PortPhase::Open { .. } => {}
-        }
-    }
-
     /// Input: an action was completed. A stray or second completion is ignored.
     pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Outcome) {
         let done = outcome == Outcome::Done;
         match self.ops.finish(op) {
-            Some(Waits::Bind) => {
-                if done {
-                    self.ports.bound();
-                    let listening = self.ports.number().map(|port| Event::Listening { port });
-                    self.events.extend(listening);
-                } else {
-                    self.ports.unavailable();
-                    self.bind(now);
-                }
-            }
+            Some(Waits::Bind(port)) => self.bound(now, port, done),
+            Some(Waits::Renew(secret)) => self.renewed(now, secret, done),
             Some(Waits::Issue(credential)) if done => {
-                self.credentials.accept(now.mono, credential);
+                self.credentials.accept(now, credential);
             }
             Some(Waits::Retire(replacement)) => self.retired(now, replacement, done),
             Some(Waits::Replace(credential, replacement)) => {
                 if done {
-                    self.credentials.accept(now.mono, credential);
+                    self.credentials.accept(now, credential);
                 }
                 self.replaced(now, replacement, done);
             }
@@ -377,6 +213,7 @@ impl Server {
 
     /// Input: a deadline may have come.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.watch_clock(now);
         // Once each: what is due until it is polled would else be due for ever.
         for id in self.schedule.due(now.mono) {
             self.with_session(now, id, |session, cx| session.handle_timeout(cx));
@@ -386,13 +223,17 @@ impl Server {
         }
         if self.forget_at <= now.mono {
             self.forget_at = now.mono + FORGET_EVERY;
-            let gone = self.credentials.forget(now.mono, now.wall);
-            if !gone.is_empty() {
-                gone.iter().for_each(|file| self.credentials.wipe(*file));
-                // They have expired: if this is lost, it is done after the next start.
-                let action = Action::RetireFiles { files: gone };
-                let _started = self.ops.start(now.mono, action, Waits::Nothing);
+            for file in self.credentials.forget(now) {
+                self.keep(now, file);
             }
+            self.expire_chat(now);
+            self.watch_minute();
+        }
+        if self.ports.deadline().is_some_and(|at| at <= now.mono) {
+            self.turn_ports(now);
+        }
+        if self.credentials.deadline().is_some_and(|at| at <= now.mono) {
+            self.retire_due(now);
         }
     }
 
@@ -444,12 +285,7 @@ impl Server {
             SessionEvent::Established => self.established(now, id),
             SessionEvent::Message(message) => self.take_message(now, id, message),
             SessionEvent::Acked(number) => self.mail_acked(now, id, number),
-            SessionEvent::KeysRotated(epoch) => {
-                if let Some(entry) = self.sessions.get(&id) {
-                    let (session, member) = (id, entry.member.clone());
-                    self.events.push_back(Event::KeysRotated { session, member, epoch });
-                }
-            }
+            SessionEvent::KeysRotated(epoch) => self.keys_rotated(now, id, epoch),
             SessionEvent::Moved { from, to } => self.moved(id, from, to),
             SessionEvent::Compromised => self.compromised_by_member(now, id),
             SessionEvent::Wiped { acknowledged } => self.signalled(now, id, acknowledged),
@@ -471,11 +307,12 @@ impl Server {
 
     /// An established session is no more: its member may be offline by that.
     fn gone(&mut self, now: Now, id: SessionId, reason: CloseReason) {
+        self.count_traffic(id);
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         let Some(since) = entry.established.take() else { return };
         let (member, remote) = (entry.member.clone(), entry.session.path().remote);
         let lasted = now.mono.since(since.mono);
-        let (sent, received) = (0, 0);
+        let (sent, received) = entry.session.traffic();
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
             self.broadcast(now, &member, &presence);
         }
@@ -487,14 +324,21 @@ impl Server {
     /// Output: writes the next datagram to send into `out`, which holds at least
     /// [`DATAGRAM_MAX`](crate::limits::DATAGRAM_MAX) bytes.
     pub fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> Option<Transmit> {
-        if let Some((path, reply)) = self.replies.pop_front() {
+        while let Some((path, reply)) = self.replies.pop_front() {
+            if !self.ports.reads(path.port) {
+                continue;
+            }
             out.get_mut(..reply.len())?.copy_from_slice(&reply);
             return Some(Transmit::one(path, reply.len()));
         }
         while let Some(id) = self.schedule.next_ready() {
             let sent = self.sessions.get_mut(&id).and_then(|e| e.session.poll_transmit(now, out));
             if let Some((path, len)) = sent {
-                return Some(Transmit::one(path, len));
+                // What would have left by a port that closed meanwhile is lost.
+                if self.ports.reads(path.port) {
+                    return Some(Transmit::one(path, len));
+                }
+                continue;
             }
             self.schedule.idle(id);
             let Some(entry) = self.sessions.get(&id) else { continue };
@@ -527,15 +371,17 @@ impl Server {
         });
         let op = self.ops.deadline().map(|at| Deadline { at, timer: Timer::Completion });
         let forget = Some(Deadline { at: self.forget_at, timer: Timer::Forget });
-        [session, op, forget].into_iter().flatten().min_by_key(|deadline| deadline.at)
+        let named = |timer| move |at| Deadline { at, timer };
+        let ports = self.ports.deadline().map(named(Timer::PortRotation));
+        let secrets = self.credentials.deadline().map(named(Timer::Retirement));
+        [session, op, forget, ports, secrets]
+            .into_iter()
+            .flatten()
+            .min_by_key(|deadline| deadline.at)
     }
 
     /// Getter: datagrams dropped in silence, by reason.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.drops)
-    }
-
-    fn dropped(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
     }
 }

@@ -1,8 +1,8 @@
 //! Carries out what the hub decides: roster, presence, chat and receipts to the sessions they go to
 //! (PROTOCOL 5.4, 5.5).
 
-use super::hub::{Verdict, receipt};
-use super::{Action, Event, Server, StoredChat, Waits};
+use super::hub::{Delivered, Verdict, receipt};
+use super::{Action, Audit, Event, Server, StoredChat, Waits};
 use crate::id::{ChatId, SessionId};
 use crate::limits::{MESSAGE_MAX, OWED};
 use crate::time::Now;
@@ -10,6 +10,7 @@ use crate::wire::message::{
     Chat, ErrorCode, ErrorMessage, Message, Presence, ReceiptState, SERVER_MEMBER, Status,
 };
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::ToString;
 
 impl Server {
@@ -90,14 +91,15 @@ impl Server {
                     self.send_receipt(now, &author, told);
                 }
             }
-            // Credentials are not renewed; errors of a client that are not fatal tell nothing to act on.
+            Message::CredentialStored { timestamp } => self.credential_stored(now, id, timestamp),
+            // Errors of a client that are not fatal tell nothing to act on.
             _ => {}
         }
     }
 
     fn take_chat(&mut self, now: Now, id: SessionId, member: &str, chat: Chat) {
         let chat_id = chat.id;
-        match self.hub.submit(member, chat, now.wall) {
+        match self.hub.submit(member, chat, now) {
             Verdict::Store(stored) => {
                 let action = Action::StoreChat { stored: Box::new(stored.clone()) };
                 if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_err() {
@@ -117,6 +119,14 @@ impl Server {
             Verdict::TooLong => {
                 let text = "too long to be relayed";
                 self.refuse_chat(now, id, chat_id, ErrorCode::Internal, text);
+            }
+            Verdict::RateLimited { audit } => {
+                if audit {
+                    let limited = Audit::RateLimited { member: member.to_string() };
+                    self.events.push_back(Event::Audit(limited));
+                }
+                let text = "more than 20 messages a second";
+                self.refuse_chat(now, id, chat_id, ErrorCode::RateLimited, text);
             }
             Verdict::Full => {
                 let text = "too many messages wait";
@@ -149,8 +159,8 @@ impl Server {
             }
             return;
         }
-        for gone in self.hub.stored(stored) {
-            self.note_delivered(now, &gone.from, gone.id, &gone.by);
+        for gone in self.hub.stored(stored, now) {
+            self.chat_dropped(now, &gone, "1000 newer messages wait for");
         }
         let told = receipt(id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
         self.send_receipt(now, &author, told);
@@ -163,6 +173,25 @@ impl Server {
                 self.pump(now, session);
             }
         }
+    }
+
+    /// Drops the chat that nobody came for in time (PROTOCOL 5.4).
+    pub(super) fn expire_chat(&mut self, now: Now) {
+        for gone in self.hub.expire(now.mono) {
+            self.chat_dropped(now, &gone, "for 7 days nobody came as");
+        }
+    }
+
+    /// A chat is no longer kept for a member that did not get it: its author is told.
+    fn chat_dropped(&mut self, now: Now, gone: &Delivered, why: &str) {
+        let Delivered { id, from, by } = gone;
+        self.note_delivered(now, from, *id, by);
+        let message = format!("not delivered: {why} @{by}");
+        let code = ErrorCode::NoRecipient;
+        let error = ErrorMessage { code, message, fatal: false, id: Some(*id), now: None };
+        self.send_receipt(now, from, Message::Error(error));
+        let (from, to) = (from.clone(), by.clone());
+        self.events.push_back(Event::Audit(Audit::ChatDropped { from, id: *id, to }));
     }
 
     /// A session acknowledged every byte of a mail.

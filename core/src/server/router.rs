@@ -15,11 +15,14 @@ impl Server {
     /// is an error: what does not open is dropped in silence, and counted.
     pub fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
         if let Err(reason) = self.route(now, path, datagram) {
-            self.dropped(reason);
+            self.dropped(now, path, reason);
         }
     }
 
     fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
+        if !self.ports.reads(path.port) {
+            return Err(DropReason::Port);
+        }
         let header = Header::decode(datagram).ok_or(DropReason::Header)?;
         if let Some(id) = self.by_address.get(&path.remote).copied()
             && let Some(found) = self.sessions.get(&id).and_then(|e| e.session.recognise(&header))
@@ -42,9 +45,10 @@ impl Server {
         }
         if header.kind == PacketType::KeyRotation
             && datagram.len() == DATAGRAM_BASE
-            && let Some((file, nonce)) = self.credentials.recognise(&header)
+            && let Some((secret, nonce)) =
+                self.credentials.recognise(&header, || self.trials.allow_retired(now.mono))
         {
-            return self.take_hello(now, path, file, nonce, &header, datagram);
+            return self.take_hello(now, path, secret, nonce, &header, datagram);
         }
         self.trials.charge(now.mono, address);
         Err(DropReason::NoKey)

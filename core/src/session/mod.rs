@@ -1,6 +1,7 @@
 //! Floor 4: what the messages of one peer mean.
 
 mod compromise;
+mod moves;
 mod phase;
 mod rotation;
 mod transfer;
@@ -82,6 +83,8 @@ pub(crate) struct Session {
     rotation: Rotation,
     transfers: Transfers,
     events: VecDeque<SessionEvent>,
+    /// Bytes sealed and opened when last looked at.
+    traffic: (u64, u64),
 }
 
 impl Session {
@@ -100,6 +103,7 @@ impl Session {
             rotation: Rotation::default(),
             transfers: Transfers::default(),
             events: VecDeque::new(),
+            traffic: (0, 0),
         }
     }
 
@@ -146,7 +150,7 @@ impl Session {
 
     /// Bytes of datagrams sealed and opened.
     pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.phase.transport().map_or((0, 0), Transport::traffic)
+        self.phase.transport().map_or(self.traffic, Transport::traffic)
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<SessionEvent> {
@@ -181,6 +185,7 @@ impl Session {
         let len = datagram.len();
         if let Some(transport) = self.phase.transport_mut() {
             transport.arrived(cx.now.mono, path, opened.seq, len, &mut cx.random.public);
+            self.traffic = transport.traffic();
         }
         if let Err(violation) = self.take_frames(cx, path, header.kind, &opened, datagram) {
             self.violate(cx.now, violation);
@@ -191,24 +196,12 @@ impl Session {
         Ok(())
     }
 
-    /// Says so if the session is on another path than before.
-    fn note_move(&mut self) {
-        if let Some((from, to)) = self.phase.transport_mut().and_then(Transport::take_move) {
-            self.path = to;
-            self.events.push_back(SessionEvent::Moved { from, to });
-        }
-    }
-
     /// A packet of a new epoch opened: the session is established, or a rotation complete.
     fn advance(&mut self, path: Path, epoch: Epoch) {
         self.phase.establish();
         self.rotation.complete(epoch);
         if epoch == Epoch(1) {
-            if let Some(transport) = self.phase.transport_mut() {
-                transport.paths.set_home(path);
-                let _not_a_move = transport.take_move();
-            }
-            self.path = path;
+            self.rehome(path);
             self.events.push_back(SessionEvent::Established);
         } else {
             self.events.push_back(SessionEvent::KeysRotated(epoch));
@@ -292,8 +285,8 @@ impl Session {
                 Ok(())
             }
             Message::File { transfer, what } => self.take_file(cx.now, transfer, &what),
-            other @ (Message::PortRotation(_)
-            | Message::CredentialStored { .. }
+            Message::PortRotation(announced) => self.take_announcement(announced),
+            other @ (Message::CredentialStored { .. }
             | Message::Error(_)
             | Message::Chat(_)
             | Message::Receipt { .. }
@@ -458,7 +451,9 @@ impl Session {
             // A server seals in an epoch once it has opened a packet of it.
             Phase::HalfOpen(_) if self.side == Side::Server => None,
             Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) => {
-                transport.poll_transmit(now, out)
+                let sent = transport.poll_transmit(now, out);
+                self.traffic = transport.traffic();
+                sent
             }
             Phase::Signalling(signal) => signal.poll(now.mono, out).map(|len| (home, len)),
             Phase::Echo(echo) => echo.poll(out),

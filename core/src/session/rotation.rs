@@ -75,7 +75,7 @@ impl Session {
         let by_age = epochs.since() + self.rotation_interval;
         let by_data = epochs.bytes() >= EPOCH_BYTES_DUE;
         if by_age <= now || by_data {
-            self.rotation.since.get_or_insert(by_age.min(now));
+            self.rotation.since.get_or_insert_with(|| by_age.min(now));
         }
         if self.rotation.since.is_some_and(|since| now.since(since) >= ROTATION_MAX) {
             self.violate(cx.now, Violation::RotationOverdue);

@@ -69,6 +69,8 @@ pub enum Timer {
     Completion,
     /// A client tries to connect again.
     Reconnect,
+    /// Something that was held back for its rate may go.
+    Pacing,
 }
 
 /// One peer's packets.
@@ -145,7 +147,7 @@ impl Transport {
 
     fn pace(&self, now: Instant) -> Pace {
         let rtt = &self.recovery.rtt;
-        Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or(rtt.pto()) }
+        Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or_else(|| rtt.pto()) }
     }
 
     /// The move since the last call, if there was one: from where, and where to.

@@ -48,6 +48,9 @@ impl Transmit {
 /// Longest pause between two challenges of a path that this side wants to move to.
 const GOAL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
+/// Probes that wait to be sent.
+const OUTBOX: usize = 64;
+
 /// What a path's fate is judged by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -90,6 +93,8 @@ struct Candidate {
 #[derive(Debug)]
 struct Goal {
     path: Path,
+    /// Only while the present path is silent.
+    detour: bool,
     challenges: VecDeque<[u8; 8]>,
     probes: u32,
     next: Instant,
@@ -165,7 +170,7 @@ impl Paths {
         let changed = self.doubts && path.remote != self.home.remote;
         let old = changed.then(|| {
             let challenges = [random.array(), random.array()];
-            self.outbox.push_back((self.home, challenges[0]));
+            push(&mut self.outbox, self.home, challenges[0]);
             let again = pace.now + pace.rtt.min(pace.pto) / 2;
             Old { challenges, again_at: Some(again), silent_at: again + pace.pto }
         });
@@ -200,7 +205,7 @@ impl Paths {
         candidate.sent += DATAGRAM_MIN as u64;
         let challenge = random.array();
         candidate.challenges.push_back(challenge);
-        self.outbox.push_back((candidate.path, challenge));
+        push(&mut self.outbox, candidate.path, challenge);
     }
 
     /// Whether an answer of `len` bytes may go by a path, which is then charged with it.
@@ -248,26 +253,21 @@ impl Paths {
         true
     }
 
-    /// Wants to move to `path`: it is challenged until it answers, or another goal is set. With
-    /// `beside`, other goals stay.
-    pub(crate) fn aim(&mut self, now: Instant, path: Path, beside: bool) {
-        if !beside {
+    /// Wants to move to `path`: it is challenged until it answers, or another goal is set. A detour
+    /// stands beside other goals.
+    pub(crate) fn aim(&mut self, now: Instant, path: Path, detour: bool) {
+        if !detour {
             self.goals.clear();
         }
         if path != self.home && self.goals.iter().all(|goal| goal.path != path) {
             let challenges = VecDeque::new();
-            self.goals.push_back(Goal { path, challenges, probes: 0, next: now });
+            self.goals.push_back(Goal { path, detour, challenges, probes: 0, next: now });
         }
     }
 
-    /// Gives up all goals.
+    /// The present path is fine: gives up the detours.
     pub(crate) fn stay(&mut self) {
-        self.goals.clear();
-    }
-
-    /// Whether there is somewhere to move to.
-    pub(crate) fn has_goals(&self) -> bool {
-        !self.goals.is_empty()
+        self.goals.retain(|goal| !goal.detour);
     }
 
     /// A deadline may have come; true when the session moved by that.
@@ -278,7 +278,7 @@ impl Paths {
             && old.again_at.is_some_and(|at| at <= pace.now)
         {
             old.again_at = None;
-            self.outbox.push_back((self.home, old.challenges[1]));
+            push(&mut self.outbox, self.home, old.challenges[1]);
         }
         for goal in self.goals.iter_mut().filter(|goal| goal.next <= pace.now) {
             let challenge = random.array();
@@ -289,7 +289,7 @@ impl Paths {
             // One probe per PTO at first; a port that stays silent is asked ever less often.
             goal.next = pace.now + (pace.pto * (1 << goal.probes.min(4))).min(GOAL_INTERVAL_MAX);
             goal.probes += 1;
-            self.outbox.push_back((goal.path, challenge));
+            push(&mut self.outbox, goal.path, challenge);
         }
         self.settle(pace.now)
     }
@@ -314,6 +314,14 @@ impl Paths {
         });
         goals.into_iter().chain(candidate).min()
     }
+}
+
+/// Queues a probe. A driver that drains late loses the oldest, and they are sent anew.
+fn push(outbox: &mut VecDeque<Probe>, path: Path, challenge: [u8; 8]) {
+    if outbox.len() >= OUTBOX {
+        outbox.pop_front();
+    }
+    outbox.push_back((path, challenge));
 }
 
 #[cfg(test)]
@@ -439,7 +447,9 @@ mod tests {
         let (_, last) = sent.iter().rev().find(|(to, _)| *to == path(0, 3)).unwrap();
         assert!(!paths.answered(pace(5001).now, path(0, 2), last));
         assert!(paths.answered(pace(5001).now, path(0, 3), last));
-        assert!(!paths.has_goals());
+        assert!(paths.goals.is_empty());
+        paths.aim(pace(6000).now, path(0, 4), true);
+        paths.stay();
         assert_eq!((paths.home(), paths.deadline()), (path(0, 3), None));
     }
 }

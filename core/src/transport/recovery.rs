@@ -261,6 +261,11 @@ impl Recovery {
         self.pto_count = 0;
     }
 
+    /// Probe timeouts since the last acknowledgement.
+    pub(crate) const fn pto_count(&self) -> u32 {
+        self.pto_count
+    }
+
     #[cfg(test)]
     pub(crate) fn bytes_in_flight(&self) -> u64 {
         self.bytes_in_flight

@@ -1,0 +1,155 @@
+//! What the server announces: another port to move to, and a renewed security file to keep
+//! (PROTOCOL 5.2).
+
+use super::search::PORT;
+use super::{Action, Client, Event, Renewal, State, Waits};
+use crate::time::{Duration, Instant, Now, UnixMs};
+use crate::transport::path::Path;
+use crate::wire::message::{Message, PortRotation};
+use crate::wire::secfile::SecurityFile;
+use alloc::boxed::Box;
+use core::net::SocketAddr;
+use zeroize::Zeroize;
+
+/// The server's clock, as it was told at a moment of ours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServerClock {
+    pub(super) told_at: Instant,
+    pub(super) told: UnixMs,
+}
+
+impl ServerClock {
+    /// When the server's clock shows `unix_s`; in the past, `told_at` is near enough.
+    fn when(self, unix_s: u64) -> Instant {
+        let ms = unix_s.saturating_mul(1000).saturating_sub(self.told.0);
+        self.told_at + Duration::from_millis(ms)
+    }
+}
+
+/// A port that the server was announced to open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NextPort {
+    number: u16,
+    pub(super) opens: Instant,
+}
+
+/// How far a renewed security file is on its way to the disk.
+#[derive(Debug, Default)]
+pub(super) enum Renewing {
+    /// There is none.
+    #[default]
+    Idle,
+    /// It is being stored; a newer one may wait behind it.
+    Storing(Box<SecurityFile>, Option<Box<SecurityFile>>),
+    /// Nobody knows whether it was stored: the present one is stored again, so that the disk holds what
+    /// the next session begins with.
+    Undoing,
+}
+
+impl Client {
+    /// The server announced its port.
+    pub(super) fn announced(&mut self, now: Now, mut announced: PortRotation) {
+        let file = announced.security_file.take().and_then(|mut object| {
+            let file = SecurityFile::from_object(&object).ok();
+            object.zeroize();
+            file
+        });
+        if let Some(file) = file {
+            self.renew(now, Box::new(file));
+        }
+        let State::InSession(session, _) = &self.state else { return };
+        if session.path().remote.port() == announced.new_port {
+            self.next_port = None;
+            return;
+        }
+        let clock = self.server_clock;
+        let opens = clock.map_or(now.mono, |clock| clock.when(announced.opens_at));
+        self.next_port = Some(NextPort { number: announced.new_port, opens });
+        self.follow_port(now);
+    }
+
+    /// Asks at the announced port, once it opens, whether the server is there; and at its other
+    /// addresses while it does not answer at the present one.
+    pub(super) fn follow_port(&mut self, now: Now) {
+        let State::InSession(session, _) = &mut self.state else { return };
+        if let Some(next) = self.next_port.filter(|next| next.opens <= now.mono) {
+            self.next_port = None;
+            let remote = SocketAddr::new(session.path().remote.ip(), next.number);
+            session.aim(now.mono, Path::new(PORT, remote));
+        }
+        session.look_around(now.mono, &self.addresses);
+    }
+
+    fn renew(&mut self, now: Now, file: Box<SecurityFile>) {
+        let Some(config) = &self.config else { return };
+        let same = config.file.shared_secret.same(&file.shared_secret);
+        if config.file.server_id != file.server_id {
+            self.events.push_back(Event::NotRenewed);
+        } else if same {
+            // The server does not know yet that it is stored.
+            self.confirm(file.timestamp);
+        } else {
+            match &mut self.renewing {
+                Renewing::Storing(storing, _)
+                    if storing.shared_secret.same(&file.shared_secret) => {}
+                Renewing::Storing(_, behind) => *behind = Some(file),
+                // The server sends it again.
+                Renewing::Undoing => {}
+                Renewing::Idle => self.store(now, file),
+            }
+        }
+    }
+
+    fn store(&mut self, now: Now, file: Box<SecurityFile>) {
+        let renewal = self.renewal(file.duplicate());
+        self.renewing = Renewing::Storing(file, None);
+        self.start(now, Action::StoreSecurityFile { renewal }, Waits::Store);
+    }
+
+    fn renewal(&mut self, content: SecurityFile) -> Box<Renewal> {
+        let (salt, iv) = (self.random.public.array(), self.random.public.array());
+        Box::new(Renewal { content, salt, iv })
+    }
+
+    /// The renewed file is stored, or is not, or nobody knows (`None`).
+    pub(super) fn stored(&mut self, now: Now, done: Option<bool>) {
+        match (core::mem::take(&mut self.renewing), done) {
+            (Renewing::Storing(file, behind), Some(true)) => {
+                let (timestamp, valid_until) = (file.timestamp, file.valid_until);
+                if let Some(config) = &mut self.config {
+                    config.file = *file;
+                    self.events.push_back(Event::Renewed { valid_until });
+                    self.confirm(timestamp);
+                }
+                if let Some(next) = behind {
+                    self.renew(now, next);
+                }
+            }
+            (Renewing::Storing(_, behind), Some(false)) => {
+                self.events.push_back(Event::NotRenewed);
+                if let Some(next) = behind {
+                    self.renew(now, next);
+                }
+            }
+            (Renewing::Storing(..), None) => {
+                self.events.push_back(Event::NotRenewed);
+                if let Some(config) = &self.config {
+                    let present = config.file.duplicate();
+                    let renewal = self.renewal(present);
+                    self.renewing = Renewing::Undoing;
+                    self.start(now, Action::StoreSecurityFile { renewal }, Waits::Store);
+                }
+            }
+            (Renewing::Undoing | Renewing::Idle, _) => {}
+        }
+    }
+
+    /// Tells the server that the file with this `timestamp` is stored. If that is lost, a session begun
+    /// with the file tells it as well.
+    fn confirm(&mut self, timestamp: u64) {
+        if let State::InSession(session, _) = &mut self.state {
+            let _lost_with_the_session =
+                session.send(&Message::CredentialStored { timestamp }, None);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Renewed credentials (PROTOCOL 5.2): durable first, then sent, then confirmed, and the secret before
+//! them retired.
+
+use super::credentials::SecretId;
+use super::{Action, Audit, Credential, CredentialStatus, Event, Server, Waits};
+use crate::id::{FileId, SessionId};
+use crate::time::Now;
+use crate::wire::message::{Message, PortRotation};
+use alloc::vec::Vec;
+
+impl Server {
+    /// A session was established with `secret`: what that means for the others of its file.
+    pub(super) fn secret_used(&mut self, now: Now, secret: SecretId) {
+        let done = self.credentials.established(now, secret);
+        self.secrets_retired(now, &done.retired);
+        if done.renew {
+            self.renew(now, secret.file);
+        }
+    }
+
+    /// Gets a file another secret, which is sent once it is durable. False when it can't have one.
+    pub(super) fn renew(&mut self, now: Now, file: FileId) -> bool {
+        if self.credentials.renewal(file).is_some() {
+            return true;
+        }
+        let Some(member) = self.member_of(file) else { return false };
+        if !self.credentials.may_renew(file) {
+            return false;
+        }
+        let Ok(draft) = self.draft(now, &member, self.renewal_valid_for) else { return false };
+        let timestamp = self.credentials.fresh_timestamp(file, now.wall.secs());
+        let mut draft = *draft;
+        draft.content.timestamp = timestamp;
+        if let Some(told) = self.ports.announcement() {
+            draft.content.server_udp_port = told.new_port;
+        }
+        let credential = Credential { file, timestamp, carried: false, ..draft.credential };
+        self.credentials.begin_renewal(draft.content, credential);
+        let secret = SecretId { file, timestamp };
+        let credentials = self.credentials.durable(file);
+        let action = Action::KeepCredentials { file, credentials };
+        if self.ops.start(now.mono, action, Waits::Renew(secret)).is_err() {
+            self.renewed(now, secret, false);
+        }
+        true
+    }
+
+    fn member_of(&self, file: FileId) -> Option<alloc::string::String> {
+        let own = self.credentials.iter().find(|credential| credential.file == file)?;
+        Some(own.member.clone())
+    }
+
+    /// A renewed secret is durable, or could not be made so.
+    pub(super) fn renewed(&mut self, now: Now, secret: SecretId, done: bool) {
+        let file = secret.file;
+        let accepted = self.credentials.end_renewal(now, secret, done);
+        let credential = self.credentials.get(secret).filter(|_| accepted);
+        if let Some(Credential { member, valid_until, .. }) = credential {
+            let (member, valid_until) = (member.clone(), *valid_until);
+            self.events.push_back(Event::Audit(Audit::Renewed { file, member, valid_until }));
+        } else if let Some(member) = self.member_of(file) {
+            self.events.push_back(Event::Audit(Audit::NotRenewed { file, member }));
+        }
+        if let Some(id) = self.session_of(file) {
+            // In the announcement if one is being prepared, else by itself.
+            let announce = self.sessions.get(&id).and_then(|entry| entry.announce.as_ref());
+            if announce.is_some_and(|announce| announce.with_file) {
+                self.announce_if_ready(now, id);
+            } else if accepted {
+                self.send_renewal(now, id);
+            }
+        }
+    }
+
+    /// The established session of a file.
+    fn session_of(&self, file: FileId) -> Option<SessionId> {
+        let own = |(id, entry): (&SessionId, &super::Entry)| {
+            (entry.secret.file == file && entry.established.is_some()).then_some(*id)
+        };
+        self.sessions.iter().filter_map(own).next_back()
+    }
+
+    /// Sends the renewed secret of a session's file, with the present port.
+    fn send_renewal(&mut self, now: Now, id: SessionId) {
+        let Some(new_port) = self.ports.number() else { return };
+        let opens_at = now.wall.secs();
+        let next_rotation = self.ports.next_rotation(now.wall);
+        let told = (new_port, opens_at, opens_at, next_rotation);
+        self.send_port(now, id, told, true);
+    }
+
+    /// Sends a `port_rotation`: port, when it opens, when the old one closes, when the next is due.
+    pub(super) fn send_port(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        (new_port, opens_at, closes_old_at, next_rotation): (u16, u64, u64, u64),
+        with_file: bool,
+    ) {
+        let Some(entry) = self.sessions.get(&id) else { return };
+        let renewal = self.credentials.renewal(entry.secret.file);
+        let renewal = renewal.filter(|renewal| with_file && renewal.is_durable());
+        let security_file = renewal.map(|renewal| renewal.content.to_object());
+        let message = Message::PortRotation(PortRotation {
+            new_port,
+            opens_at,
+            closes_old_at,
+            next_rotation,
+            security_file,
+        });
+        self.with_session(now, id, |session, cx| session.owe(cx.now, &message, None));
+    }
+
+    /// A client has stored its renewed file.
+    pub(super) fn credential_stored(&mut self, now: Now, id: SessionId, timestamp: u64) {
+        let Some(entry) = self.sessions.get(&id) else { return };
+        let file = entry.secret.file;
+        let secret = SecretId { file, timestamp };
+        if self.credentials.confirm(now, secret, self.timing.grace) {
+            self.keep(now, file);
+        }
+    }
+
+    /// Secrets are no longer accepted: their half-open sessions go with them, and it is made durable.
+    fn secrets_retired(&mut self, now: Now, retired: &[SecretId]) {
+        for secret in retired {
+            let half_open = |(id, entry): (&SessionId, &super::Entry)| {
+                (entry.secret == *secret && entry.session.is_half_open()).then_some(*id)
+            };
+            let gone: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
+            gone.into_iter().for_each(|id| self.remove(id));
+            if let Some(Credential { member, .. }) = self.credentials.get(*secret) {
+                let (file, member) = (secret.file, member.clone());
+                self.events.push_back(Event::Audit(Audit::SecretRetired { file, member }));
+            }
+        }
+        let mut files: Vec<_> = retired.iter().map(|secret| secret.file).collect();
+        files.dedup();
+        files.into_iter().for_each(|file| self.keep(now, file));
+    }
+
+    /// Makes durable what is kept of a file's secrets.
+    pub(super) fn keep(&mut self, now: Now, file: FileId) {
+        let credentials = self.credentials.durable(file);
+        let action = Action::KeepCredentials { file, credentials };
+        // If this is lost, an old secret is accepted after a restart until the new one is used.
+        let _started = self.ops.start(now.mono, action, Waits::Nothing);
+    }
+
+    /// Retires the secrets whose time has come.
+    pub(super) fn retire_due(&mut self, now: Now) {
+        let retired = self.credentials.retire_due(now);
+        self.secrets_retired(now, &retired);
+    }
+}
+
+impl Credential {
+    /// Whether it is known only to be refused.
+    #[must_use]
+    pub const fn is_retired(&self) -> bool {
+        matches!(self.status, CredentialStatus::Retired { .. })
+    }
+}
