@@ -150,7 +150,8 @@ fn credential(file: u64, name: &str, now: Now, over: Value) -> Outcome<(Credenti
         } else {
             CredentialStatus::Accepted
         };
-        let carried = over.maybe("carried").is_none_or(|carried| carried == true);
+        // A file carried by hand is renewed at its first session; most scenarios are about other things.
+        let carried = over.maybe("carried").is_some_and(|carried| carried == true);
         let mut bytes = secret(file);
         let data = FileData {
             secret: bytes,
