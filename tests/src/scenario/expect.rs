@@ -68,7 +68,8 @@ fn fits(pattern: &Value, value: &Value, names: &Names) -> bool {
 /// Whether an output is of the kind, and to the peer and attempt, that an expectation is about.
 fn is_meant(entry: &Value, output: &Output) -> bool {
     let same = |key: &str| entry.get(key).is_none_or(|wanted| output.value[key] == *wanted);
-    kind(&output.value) == kind(entry) && same("to") && same("attempt")
+    let datagram = kind(entry) == "datagrams";
+    kind(&output.value) == kind(entry) && (!datagram || same("to") && same("attempt"))
 }
 
 /// Takes messages to a peer in order, however they are spread over datagrams.
@@ -94,8 +95,13 @@ fn said_in_order(
 fn entry_matches(world: &mut World, outputs: &mut Vec<Output>, entry: &Value) -> Outcome {
     let mut pattern = entry.clone();
     let fields = pattern.as_object_mut().ok_or("no object")?;
-    let count = fields.remove("count").map_or(Some(1), |count| count.as_u64()).ok_or("count?")?;
+    // A count of an event or an action is one of its own fields when it is no plain expectation.
+    let counted = entry["event"] == "dropped";
+    let count = if counted { None } else { fields.remove("count") };
+    let at_least = count.as_ref().and_then(|count| count["min"].as_u64());
+    let count = count.and_then(|count| count.as_u64()).or(at_least).unwrap_or(1);
     let times = fields.remove("times");
+    let somewhere = fields.remove("somewhere").is_some_and(|somewhere| somewhere == true);
     let optional = fields.remove("optional").is_some_and(|optional| optional == true);
     let (label, same_as) = (fields.remove("label"), fields.remove("same_as"));
     let times = times.as_ref().map(|list| list.as_array().ok_or("times: no list")).transpose()?;
@@ -105,7 +111,10 @@ fn entry_matches(world: &mut World, outputs: &mut Vec<Output>, entry: &Value) ->
     }
     for index in 0..count {
         world.names.insert("i".to_owned(), json!(index));
-        let at = outputs.iter().position(|output| is_meant(entry, output));
+        let at = outputs.iter().position(|output| {
+            let fits_here = || fits(&pattern, &output.value, &world.names);
+            is_meant(entry, output) && (!somewhere || fits_here())
+        });
         if optional && at.is_none_or(|at| !fits(&pattern, &outputs[at].value, &world.names)) {
             return Ok(());
         }
@@ -131,6 +140,9 @@ fn entry_matches(world: &mut World, outputs: &mut Vec<Output>, entry: &Value) ->
             }
             known.clone_from(&output.bytes);
         }
+    }
+    if at_least.is_some() {
+        outputs.retain(|output| !fits(&pattern, &output.value, &world.names));
     }
     Ok(())
 }

@@ -82,7 +82,11 @@ fn attempt(world: &World, name: &str, step: &mut Fields) -> Outcome<usize> {
 fn path_of(step: &mut Fields, mut path: Path, world: &World) -> Outcome<Path> {
     if let Some(from) = step.maybe("from") {
         path.remote = match &resolve(&from, &world.names)? {
-            // Many addresses, by number.
+            // Many ports of one address, or many addresses, by number.
+            Value::Object(fields) if fields.contains_key("port") => {
+                let number = fields["port"].as_u64().unwrap_or(0);
+                address(&json!(format!("10.9.9.9:{}", 1000 + number)))?
+            }
             Value::Object(fields) => {
                 let number = fields.get("ip").and_then(Value::as_u64).unwrap_or(0);
                 address(&json!(format!("10.{}.{}.1:5000", number / 250, number % 250)))?
