@@ -3,13 +3,16 @@
 use super::args::Common;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
-use crate::disk::wipe::wipe;
+use crate::disk::{self, wipe::wipe};
 use crate::failure::{Exit, Failure, Outcome};
+use crate::key::BootstrapKey;
 use crate::text::{complain, is_interactive, one_line, span};
-use clawchat_core::client::{Action, ClientConfig, Event};
+use clawchat_core::client::{Action, ClientConfig, Event, Renewal};
 use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
 use clawchat_core::id::ChatId;
+use clawchat_core::limits::SECURITY_FILE_MAX;
 use clawchat_core::ops;
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
 use clawchat_smol::{Handle, Host, clock};
@@ -31,15 +34,35 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// A client for whom there was no place asks again after this.
 const FULL_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a client wipes on COMPROMISED.
+/// The security file on the disk: renewed in place, and wiped on COMPROMISED.
 #[derive(Debug)]
-struct WipeHost {
+struct SecHost {
     sec: Option<PathBuf>,
+    key: BootstrapKey,
 }
 
-impl Host for WipeHost {
+impl SecHost {
+    /// Puts a renewed file in place of the present one, under the same key; false when there is none:
+    /// what a person or COMPROMISED has removed does not come back. Nor does an older one replace
+    /// what another process of the same user has stored meanwhile.
+    fn store(&self, renewal: &Renewal) -> bool {
+        let Some(path) = &self.sec else { return false };
+        // A link stays one.
+        let Ok(path) = std::fs::canonicalize(path) else { return false };
+        let present = disk::read_input(&path, SECURITY_FILE_MAX * 2).ok();
+        let present = present.and_then(|bytes| envelope::open(&bytes, self.key.secret()).ok());
+        if present.is_some_and(|present| present.timestamp > renewal.content.timestamp) {
+            return false;
+        }
+        let sealed = envelope::seal(&renewal.content, self.key.secret(), renewal.salt, renewal.iv);
+        disk::write_private(&path, &sealed, true).is_ok()
+    }
+}
+
+impl Host for SecHost {
     fn perform(&self, action: &Action) -> ops::Outcome {
         match action {
+            Action::StoreSecurityFile { renewal } if self.store(renewal) => ops::Outcome::Done,
             Action::WipeSecurityFiles => match &self.sec {
                 Some(path) if wipe(path).is_err() => ops::Outcome::Failed,
                 Some(_) | None => ops::Outcome::Done,
@@ -96,7 +119,7 @@ impl Link {
             reconnect: true,
             provider: &RustCrypto,
         };
-        let host = Arc::new(WipeHost { sec: opened.path });
+        let host = Arc::new(SecHost { sec: opened.path, key: opened.key });
         let (handle, task) = Handle::connect(config, host)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let interactive = is_interactive() && !common.json && !common.no_input;

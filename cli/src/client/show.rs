@@ -89,11 +89,7 @@ pub(super) fn line(what: &Event) -> Option<String> {
             format!("! refused ({}): {}", error.code.name(), one_line(&error.message))
         }
         Event::KeysRotated { epoch } => format!("keys rotated, epoch {epoch}"),
-        Event::Renewed { valid_until } => {
-            format!("the security file is renewed, good until {}", moment(*valid_until))
-        }
         Event::NotRenewed => "the renewed security file could not be stored".to_owned(),
-        Event::Moved { remote } => format!("the server is now at {remote}"),
         Event::Receipt { id, state, by, .. } => {
             let (mark, id) = (mark(*state), &id.to_string()[..6]);
             match state {
@@ -104,9 +100,13 @@ pub(super) fn line(what: &Event) -> Option<String> {
             }
         }
         Event::Chat(said) => chat(said),
-        Event::Closed(_) | Event::Writable | Event::Compromised { .. } | Event::Wiped { .. } => {
-            return None;
-        }
+        // What needs nobody's attention, and what is told elsewhere.
+        Event::Renewed { .. }
+        | Event::Moved { .. }
+        | Event::Closed(_)
+        | Event::Writable
+        | Event::Compromised { .. }
+        | Event::Wiped { .. } => return None,
     })
 }
 

@@ -66,12 +66,19 @@ pub(super) struct Setup {
     /// Address or host name that clients find this server under.
     #[arg(long, value_name = "HOST")]
     pub(super) public: Option<String>,
-    /// UDP port: `auto` moves by a secret schedule, a number stays.
-    #[arg(long, value_name = "auto|N", value_parser = PortSetting::parse)]
+    /// UDP port: `auto` moves by a secret schedule, `random` to any free one, a number stays.
+    #[arg(long, value_name = "auto|random|N", value_parser = PortSetting::parse)]
     pub(super) port: Option<PortSetting>,
     /// The server's name, as clients show it.
     #[arg(long, value_name = "TEXT")]
     pub(super) name: Option<String>,
+    /// How long a renewed security file is good for: the longest absence without carrying a new one.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) renewal_valid_for: Option<Duration>,
+    /// Seconds between two rotations of keys and port: an hour, unless it is to be watched.
+    #[arg(long, hide_short_help = true, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u16).range(5..=3600))]
+    pub(super) rotate_every: Option<u16>,
 }
 
 #[derive(Debug, Args)]

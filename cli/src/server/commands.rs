@@ -71,6 +71,9 @@ pub(super) fn ensure_identity(
         identity.public = if public == "auto" { guess_public(quiet) } else { public.clone() };
     }
     identity.port = setup.port.unwrap_or(identity.port);
+    identity.rotate_every = setup.rotate_every.map_or(identity.rotate_every, u64::from);
+    let renewal = setup.renewal_valid_for.map(|duration| duration.as_secs().max(1));
+    identity.renewal_valid_for = renewal.unwrap_or(identity.renewal_valid_for);
     if let Some(name) = &setup.name {
         identity.name.clone_from(name);
     }
@@ -165,13 +168,14 @@ impl Offline {
         }
         let store = open(folder)?.ok_or_else(|| busy(folder))?;
         let identity = store.identity()?.ok_or_else(missing)?;
+        let timing = identity.timing();
         let config = ServerConfig {
             port: identity.port_choice(),
             server_id: identity.server_id,
             server_name: identity.name,
             public: identity.public,
-            timing: clawchat_core::server::Timing::default(),
-            renewal_valid_for: clawchat_core::server::RENEWAL_VALID_FOR,
+            timing,
+            renewal_valid_for: identity.renewal_valid_for,
             members: store.members()?,
             credentials: store.credentials()?,
             chats: Journal::open(&folder.join("chat.journal"))?.chats(),
@@ -196,9 +200,11 @@ impl Offline {
                 Action::RetireFiles { files } => {
                     files.iter().try_for_each(|file| self.store.retire(*file))?;
                 }
+                Action::KeepCredentials { file, credentials } => {
+                    self.store.keep_credentials(*file, credentials, None)?;
+                }
                 Action::BindPort { .. }
                 | Action::ClosePort { .. }
-                | Action::KeepCredentials { .. }
                 | Action::StoreChat { .. }
                 | Action::ChatDelivered { .. } => {}
             }
@@ -246,6 +252,10 @@ pub(super) fn issue(common: &Common, what: Issue, json: bool) -> Outcome<()> {
         Some(reply) => reply,
         None => {
             let mut offline = Offline::open(&folder)?;
+            if offline.store.identity()?.is_some_and(|it| it.port == PortSetting::Random) {
+                let what = "the port is drawn when the server runs: a file could not name it";
+                return Err(Failure::new(Exit::Unreachable, what).advice("clawchat-server run"));
+            }
             let options = issue_options(&request);
             offline
                 .server

@@ -13,7 +13,7 @@ use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::{OpId, SessionId};
 use clawchat_core::limits::SESSIONS;
 use clawchat_core::ops::Outcome as Completion;
-use clawchat_core::server::{Action, Event, RENEWAL_VALID_FOR, Server, ServerConfig, Timing};
+use clawchat_core::server::{Action, Event, Server, ServerConfig};
 use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Object, base64};
 use clawchat_mio::{Driver, Flow, Host, Remote, clock, entropy};
@@ -96,8 +96,8 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         server_name: identity.name.clone(),
         public: identity.public.clone(),
         port: identity.port_choice(),
-        timing: Timing::default(),
-        renewal_valid_for: RENEWAL_VALID_FOR,
+        timing: identity.timing(),
+        renewal_valid_for: identity.renewal_valid_for,
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),
@@ -217,6 +217,10 @@ impl Host for ServerHost {
     fn event(&mut self, server: &mut Server, now: Now, event: Event) {
         match event {
             Event::Listening { port } => self.listening(server, now, port),
+            // It is on another port already, and tries again by itself.
+            Event::NoPort if !server.open_ports().is_empty() => {
+                complain("no port could be bound for the next rotation; again in a minute");
+            }
             Event::NoPort => {
                 let what = format!(
                     "cannot bind the UDP port at {}: it is in use, or not allowed here",

@@ -3,7 +3,7 @@
 //! ```text
 //!   server.json         who it is, where it is, the key of its port schedule
 //!   members/NAME.json   a member, its bootstrap key and rooms
-//!   credentials/N.json  a security file's secret, durable before the file is handed out
+//!   credentials/N.json  a security file's secrets, each durable before its file is handed out
 //!   security/*.sec      security files that wait to be carried
 //!   chat.journal        chat on its way
 //!   admin.sock, lock    only while a server runs
@@ -14,8 +14,11 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
 use clawchat_core::error::Malformed;
 use clawchat_core::id::FileId;
+use clawchat_core::limits::ROTATION_INTERVAL;
 use clawchat_core::secret::Secret;
-use clawchat_core::server::{Credential, Member, PortChoice};
+use clawchat_core::server::{
+    Credential, CredentialStatus, Member, PortChoice, RENEWAL_VALID_FOR, Timing,
+};
 use clawchat_core::wire::json::{Json, Object, base64};
 use clawchat_core::wire::message::is_name;
 use clawchat_core::wire::secfile::PortSchedule;
@@ -28,21 +31,24 @@ use zeroize::{Zeroize, Zeroizing};
 pub enum PortSetting {
     /// By the keyed schedule.
     Auto,
+    /// Any free one, another at each rotation.
+    Random,
     /// Always this one.
     Fixed(u16),
 }
 
 impl PortSetting {
-    /// Reads `auto` or a port number.
+    /// Reads `auto`, `random` or a port number.
     ///
     /// # Errors
     /// What a port looks like.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            "random" => Ok(Self::Random),
             number => match number.parse() {
                 Ok(port) if port > 0 => Ok(Self::Fixed(port)),
-                _ => Err(format!("`{text}` is neither `auto` nor a port of 1 to 65535")),
+                _ => Err(format!("`{text}` is neither `auto`, `random` nor a port of 1 to 65535")),
             },
         }
     }
@@ -50,6 +56,7 @@ impl PortSetting {
     fn to_text(self) -> String {
         match self {
             Self::Auto => "auto".to_owned(),
+            Self::Random => "random".to_owned(),
             Self::Fixed(port) => port.to_string(),
         }
     }
@@ -66,6 +73,10 @@ pub struct Identity {
     pub public: String,
     /// How its port is chosen.
     pub port: PortSetting,
+    /// Seconds from one rotation of keys and port to the next.
+    pub rotate_every: u64,
+    /// How long a renewed security file is valid, seconds.
+    pub renewal_valid_for: u64,
     /// Key of the port schedule.
     seed: Secret<32>,
     /// When its slot 0 began, `unix_s`.
@@ -90,13 +101,21 @@ impl Identity {
         );
         let seed = BootstrapKey::generate()?.secret().duplicate();
         let origin = now - now % 3600;
-        Ok(Self { server_id, name, public, port, seed, origin })
+        let (rotate_every, renewal_valid_for) = (ROTATION_INTERVAL, RENEWAL_VALID_FOR);
+        Ok(Self { server_id, name, public, port, rotate_every, renewal_valid_for, seed, origin })
     }
 
     /// What the command line may change.
     #[must_use]
-    pub fn settings(&self) -> (String, String, PortSetting) {
-        (self.name.clone(), self.public.clone(), self.port)
+    pub fn settings(&self) -> (String, String, PortSetting, u64, u64) {
+        let (name, public) = (self.name.clone(), self.public.clone());
+        (name, public, self.port, self.rotate_every, self.renewal_valid_for)
+    }
+
+    /// How often keys and port rotate, as the core takes it.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing::every(self.rotate_every)
     }
 
     /// The port's choice, as the core takes it.
@@ -104,10 +123,11 @@ impl Identity {
     pub fn port_choice(&self) -> PortChoice {
         match self.port {
             PortSetting::Fixed(port) => PortChoice::Fixed(port),
+            PortSetting::Random => PortChoice::Random,
             PortSetting::Auto => PortChoice::Scheduled(PortSchedule {
                 seed: self.seed.duplicate(),
                 origin: self.origin,
-                interval: 3600,
+                interval: self.rotate_every,
             }),
         }
     }
@@ -118,6 +138,8 @@ impl Identity {
             .with("name", self.name.as_str())
             .with("public", self.public.as_str())
             .with("port", self.port.to_text())
+            .with("rotate_every", self.rotate_every)
+            .with("renewal_valid_for", self.renewal_valid_for)
             .with("port_seed", base64(self.seed.expose()))
             .with("port_origin", self.origin)
     }
@@ -130,6 +152,8 @@ impl Identity {
             name: object.text("name")?.to_owned(),
             public: object.text("public")?.to_owned(),
             port,
+            rotate_every: object.uint("rotate_every")?.clamp(1, ROTATION_INTERVAL),
+            renewal_valid_for: object.uint("renewal_valid_for")?,
             seed: Secret::take(&mut object.bytes("port_seed")?),
             origin: object.uint("port_origin")?,
         })
@@ -249,20 +273,35 @@ impl Store {
         self.folder.join("credentials").join(format!("{file}.json"))
     }
 
-    /// Makes a credential durable, before its file is handed out.
+    /// Makes durable that these, and no others, are the secrets of a file, before one of them is handed
+    /// out; `sec` is the security file that waits here to be carried. Once the secret of that is no
+    /// longer accepted, it is wiped.
     ///
     /// # Errors
     /// 73.
-    pub fn keep_credential(&self, credential: &Credential, sec: Option<&str>) -> Outcome<()> {
+    pub fn keep_credentials(
+        &self,
+        file: FileId,
+        credentials: &[Credential],
+        sec: Option<&str>,
+    ) -> Outcome<()> {
+        let path = self.credential_path(file);
+        if credentials.is_empty() {
+            return self.retire(file);
+        }
+        let waiting = sec.map(ToOwned::to_owned).or_else(|| waiting_sec(&path));
+        let is_live = |credential: &Credential| credential.carried && !credential.is_retired();
+        let live = credentials.iter().any(is_live);
+        let secrets: Vec<Json> = credentials.iter().map(|c| write_credential(c).into()).collect();
         let object = Object::new()
-            .with("file", credential.file.0)
-            .with("member", credential.member.as_str())
-            .with("secret", base64(credential.secret.expose()))
-            .with("valid_until", credential.valid_until)
-            .with("grace_period", credential.grace_period)
-            .with("response_timeout", credential.response_timeout)
-            .with_some("sec", sec);
-        write_object(&self.credential_path(credential.file), object)
+            .with("file", file.0)
+            .with_some("sec", waiting.as_deref().filter(|_| live))
+            .with("secrets", secrets);
+        write_object(&path, object)?;
+        match waiting {
+            Some(name) if !live => self.wipe_sec(&name),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// All credentials.
@@ -270,24 +309,30 @@ impl Store {
     /// # Errors
     /// 78.
     pub fn credentials(&self) -> Outcome<Vec<Credential>> {
-        let read = |object: &Object| {
-            Ok(Credential {
-                file: FileId(object.uint("file")?),
-                member: object.text("member")?.to_owned(),
-                secret: Secret::take(&mut object.bytes("secret")?),
-                timestamp: 0,
-                carried: true,
-                status: clawchat_core::server::CredentialStatus::Accepted,
-                valid_until: object.uint("valid_until")?,
-                grace_period: object.uint("grace_period")?,
-                response_timeout: object.uint("response_timeout")?,
-            })
-        };
-        let files = json_files(&self.folder.join("credentials"))?;
-        files.iter().map(|path| read_object(path, read)).collect()
+        let mut all = Vec::new();
+        for path in json_files(&self.folder.join("credentials"))? {
+            all.extend(read_object(&path, |object| {
+                let file = FileId(object.uint("file")?);
+                let secrets = object.list("secrets")?.iter().map(|secret| match secret {
+                    Json::Object(secret) => read_credential(file, secret),
+                    _ => Err(Malformed::Field("secrets")),
+                });
+                secrets.collect::<Result<Vec<_>, _>>()
+            })?);
+        }
+        Ok(all)
     }
 
-    /// Wipes a credential, and its security file if that still waits here. Durable when it returns.
+    fn wipe_sec(&self, name: &str) -> Outcome<()> {
+        let path = self.folder.join("security").join(name);
+        if !path.exists() {
+            return Ok(());
+        }
+        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))
+    }
+
+    /// Wipes all secrets of a file, and its security file if that still waits here. Durable when it
+    /// returns.
     ///
     /// # Errors
     /// 73.
@@ -296,16 +341,10 @@ impl Store {
         if !path.exists() {
             return Ok(());
         }
-        // A credential that can't be read can still be wiped.
-        let sec = read_object(&path, |object| {
-            object.optional("sec", |o, key| o.text(key).map(ToOwned::to_owned))
-        });
+        // What can't be read can still be wiped.
+        let sec = waiting_sec(&path);
         wipe(&path).map_err(|error| disk::cannot_write(&path, &error))?;
-        if let Ok(Some(name)) = sec {
-            let path = self.folder.join("security").join(name);
-            wipe(&path).map_err(|error| disk::cannot_write(&path, &error))?;
-        }
-        Ok(())
+        sec.map_or(Ok(()), |name| self.wipe_sec(&name))
     }
 
     /// A name for a security file made at `unix_s` that is not taken (SPEC 6.1, PROTOCOL 8).
@@ -336,6 +375,50 @@ impl Store {
         disk::write_private(&path, bytes, false)?;
         Ok(path)
     }
+}
+
+/// The security file that waits to be carried, if there is one.
+fn waiting_sec(path: &Path) -> Option<String> {
+    let sec = |object: &Object| object.optional("sec", |o, key| o.text(key).map(ToOwned::to_owned));
+    read_object(path, sec).ok().flatten().filter(|name| !name.contains('/'))
+}
+
+fn write_credential(credential: &Credential) -> Object {
+    let (status, at) = match credential.status {
+        CredentialStatus::Accepted => ("accepted", None),
+        CredentialStatus::Dying { at } => ("dying", Some(at)),
+        CredentialStatus::Retired { since } => ("retired", Some(since)),
+    };
+    Object::new()
+        .with("member", credential.member.as_str())
+        .with("secret", base64(credential.secret.expose()))
+        .with("timestamp", credential.timestamp)
+        .with("carried", credential.carried)
+        .with("status", status)
+        .with_some("status_at", at)
+        .with("valid_until", credential.valid_until)
+        .with("grace_period", credential.grace_period)
+        .with("response_timeout", credential.response_timeout)
+}
+
+fn read_credential(file: FileId, object: &Object) -> Result<Credential, Malformed> {
+    let status = match object.text("status")? {
+        "accepted" => CredentialStatus::Accepted,
+        "dying" => CredentialStatus::Dying { at: object.uint("status_at")? },
+        "retired" => CredentialStatus::Retired { since: object.uint("status_at")? },
+        _ => return Err(Malformed::Field("status")),
+    };
+    Ok(Credential {
+        file,
+        member: object.text("member")?.to_owned(),
+        secret: Secret::take(&mut object.bytes("secret")?),
+        timestamp: object.uint("timestamp")?,
+        carried: object.bool("carried")?,
+        status,
+        valid_until: object.uint("valid_until")?,
+        grace_period: object.uint("grace_period")?,
+        response_timeout: object.uint("response_timeout")?,
+    })
 }
 
 /// The `.json` files in a folder; others, left by a crash, count for nothing.
@@ -398,13 +481,13 @@ mod tests {
         assert!(new && !old && key.secret().same(same.secret()));
         let rooms = vec!["ops".to_owned()];
         assert_eq!(store.members().unwrap(), [Member { name: "ann".into(), rooms }]);
-        let credential = Credential {
+        let credential = |timestamp, carried, status| Credential {
             file: FileId(3),
             member: "ann".into(),
             secret: Secret::take(&mut [5; 32]),
-            timestamp: 0,
-            carried: true,
-            status: clawchat_core::server::CredentialStatus::Accepted,
+            timestamp,
+            carried,
+            status,
             valid_until: 9,
             grace_period: 300,
             response_timeout: 10,
@@ -413,11 +496,25 @@ mod tests {
         assert_eq!(name, "clawchat-20231114-221320.sec");
         let sec = store.write_sec(&name, b"x").unwrap();
         assert_eq!(store.sec_name(1_700_000_000).unwrap(), "clawchat-20231114-221320-1.sec");
-        store.keep_credential(&credential, Some(&name)).unwrap();
-        assert!(store.credentials().unwrap()[0].secret.same(&credential.secret));
+        let (accepted, dying) = (CredentialStatus::Accepted, CredentialStatus::Dying { at: 7 });
+        let first = credential(1, true, accepted);
+        store.keep_credentials(FileId(3), &[first], Some(&name)).unwrap();
+        let both = [credential(1, true, dying), credential(2, false, accepted)];
+        store.keep_credentials(FileId(3), &both, None).unwrap();
+        let kept = store.credentials().unwrap();
+        assert!(kept[0].secret.same(&both[0].secret) && sec.exists());
+        assert_eq!((kept[0].status, kept[1].timestamp, kept[1].carried), (dying, 2, false));
+        let retired = CredentialStatus::Retired { since: 8 };
+        let later = [credential(1, true, retired), credential(2, false, accepted)];
+        store.keep_credentials(FileId(3), &later, None).unwrap();
+        assert_eq!(store.credentials().unwrap()[0].status, retired);
+        assert!(!sec.exists(), "its secret is worth nothing any more");
         store.retire(FileId(3)).unwrap();
         store.retire(FileId(3)).unwrap();
-        assert!(!sec.exists() && store.credentials().unwrap().is_empty());
+        assert!(store.credentials().unwrap().is_empty());
+        store.keep_credentials(FileId(3), &later, None).unwrap();
+        store.keep_credentials(FileId(3), &[], None).unwrap();
+        assert!(store.credentials().unwrap().is_empty());
     }
 
     #[test]

@@ -62,7 +62,8 @@ pub fn issue(store: &Store, draft: &SecurityFileDraft, options: &IssueOptions) -
     let sec = envelope::seal(&draft.content, key.secret(), draft.salt, draft.iv);
     let name = options.save.then(|| store.sec_name(draft.content.timestamp)).transpose()?;
     // The secret first: a file must never be out whose server does not know it.
-    store.keep_credential(&draft.credential, name.as_deref())?;
+    let credential = core::slice::from_ref(&draft.credential);
+    store.keep_credentials(draft.credential.file, credential, name.as_deref())?;
     let path = name.map(|name| store.write_sec(&name, &sec)).transpose()?;
     let valid_until = draft.content.valid_until;
     Ok(Issued { member, sec, path, key, new_member, valid_until })
@@ -124,6 +125,10 @@ fn perform(
             let _gone = issued.send((op, result));
             done
         }
+        Action::KeepCredentials { file, credentials } => store
+            .keep_credentials(*file, credentials, None)
+            .map_err(|failure| crate::text::complain(&failure.to_string()))
+            .is_ok(),
         Action::RetireFiles { files } => {
             let told = |failure: Box<Failure>| crate::text::complain(&failure.to_string());
             // All of them, also when one fails.
@@ -136,7 +141,6 @@ fn perform(
         }
         Action::BindPort { .. }
         | Action::ClosePort { .. }
-        | Action::KeepCredentials { .. }
         | Action::StoreChat { .. }
         | Action::ChatDelivered { .. } => false,
     }

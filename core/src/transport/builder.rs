@@ -28,10 +28,15 @@ pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Opti
         let len = lone(out, |writer| write_challenge(writer, &data));
         return Some((path, seal(transport, now, PacketType::Ping, out, len, None)));
     }
-    if transport.recovery.may_send(DATAGRAM_BASE as u64)
+    let full = transport.recovery.datagram_size() as u64;
+    if transport.sending.has_next(transport.may())
+        && transport.recovery.may_send_paced(now.mono, full)
         && let Some(len) = messages(transport, now, out)
     {
         return Some((home, len));
+    }
+    if let Some(size) = transport.recovery.size_probe() {
+        return Some((home, size_probe(transport, now, size, out)));
     }
     if transport.ping_due && transport.recovery.may_send(64) {
         transport.ping_due = false;
@@ -46,6 +51,18 @@ pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Opti
         return bare_ack(transport, now, out).map(|len| (home, len));
     }
     None
+}
+
+/// A ping padded to `size` bytes, outside congestion control (PROTOCOL 4.2, RFC 8899).
+fn size_probe(transport: &mut Transport, now: Now, size: usize, out: &mut [u8]) -> usize {
+    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + size - OVERHEAD]);
+    write_padding(&mut writer, size - OVERHEAD);
+    let plaintext = writer.len();
+    let (seq, len) = seal_only(transport, now, PacketType::Ping, out, plaintext);
+    debug_assert_eq!(len, size, "sizes are multiples of 16");
+    let (at, size, fragments, acked) = (now.mono, len as u64, Vec::new(), None);
+    transport.recovery.sent_size_probe(Sent { seq, at, size, fragments, acked });
+    len
 }
 
 /// A packet of nothing but an ACK, if one is owed.
@@ -87,7 +104,8 @@ fn plaintext(
 fn messages(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<usize> {
     let may = transport.may();
     let (kind, _) = transport.sending.next(None, may)?;
-    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + ROOM]);
+    let room = transport.recovery.datagram_size() - OVERHEAD;
+    let mut writer = Writer::new(&mut out[HEADER_LEN..HEADER_LEN + room]);
     let acked = transport.acks.write(now.mono, &mut writer);
     let mut fragments = Vec::new();
     while let Some((_, fragment)) = transport.sending.next(Some(kind), may) {
@@ -111,14 +129,26 @@ fn seal(
     plaintext: usize,
     record: Option<Record>,
 ) -> usize {
-    let epoch = transport.epochs.current();
-    let sealed = transport.epochs.seal(epoch, now.wall, kind, out, plaintext);
-    let (seq, len) = sealed.expect("the current epoch always seals");
-    transport.last_sent = now.mono;
-    transport.sent_bytes += len as u64;
+    let (seq, len) = seal_only(transport, now, kind, out, plaintext);
     if let Some(Record { fragments, acked }) = record {
         let size = len as u64;
         transport.recovery.sent(Sent { seq, at: now.mono, size, fragments, acked });
     }
     len
+}
+
+/// Seals in the current epoch: the number of the packet, and its length.
+fn seal_only(
+    transport: &mut Transport,
+    now: Now,
+    kind: PacketType,
+    out: &mut [u8],
+    plaintext: usize,
+) -> (u64, usize) {
+    let epoch = transport.epochs.current();
+    let sealed = transport.epochs.seal(epoch, now.wall, kind, out, plaintext);
+    let (seq, len) = sealed.expect("the current epoch always seals");
+    transport.last_sent = now.mono;
+    transport.sent_bytes += len as u64;
+    (seq, len)
 }

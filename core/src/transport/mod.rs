@@ -4,7 +4,10 @@
 pub(crate) mod ack;
 pub(crate) mod channel;
 pub(crate) mod congestion;
+mod cubic;
 pub(crate) mod epochs;
+mod mtu;
+mod pacing;
 pub mod path;
 pub(crate) mod recovery;
 
@@ -157,7 +160,9 @@ impl Transport {
             return None;
         }
         self.known_home = to;
-        if from.remote.ip() != to.remote.ip() {
+        if from.remote.ip() == to.remote.ip() {
+            self.recovery.reset_size();
+        } else {
             self.recovery.reset_path();
         }
         Some((from, to))
@@ -275,6 +280,7 @@ impl Transport {
         [
             (Timer::Ack, self.acks.due()),
             (Timer::LossDetection, self.recovery.deadline()),
+            (Timer::Pacing, self.recovery.pacing_deadline()),
             (Timer::Keepalive, keepalive),
             (Timer::Idle, Some(self.last_received + IDLE_TIMEOUT)),
             (Timer::PreviousEpoch, self.epochs.deadline()),

@@ -2,10 +2,12 @@
 //! sequence-number space of a direction.
 
 use super::ack::MAX_ACK_DELAY;
-use super::congestion::{Controller, NewReno};
+use super::congestion::Controller;
+use super::cubic::Cubic;
+use super::mtu::Mtu;
+use super::pacing::{Flow, Pacer};
 use crate::error::Violation;
-use crate::limits::ACK_RANGES;
-use crate::ranges::RangeSet;
+use crate::limits::DATAGRAM_BASE;
 use crate::time::{Duration, Instant};
 use crate::wire::frame::Ack;
 use alloc::boxed::Box;
@@ -20,6 +22,8 @@ const INITIAL_RTT: Duration = Duration::from_millis(333);
 const PERSISTENT_THRESHOLD: u32 = 3;
 /// Back-off stops doubling here; the idle timeout ends it all.
 const BACKOFF_MAX: u32 = 6;
+/// Room for so many datagrams in a window is no sign that there was nothing to fill it with.
+const FULL: u64 = 3;
 
 /// RTT estimate (RFC 9002 §5).
 #[derive(Debug)]
@@ -85,18 +89,45 @@ pub(crate) struct Settled {
     pub(crate) lost: Vec<Sent>,
 }
 
-/// What is in flight, and when to worry about it.
+/// A place in the row of what is in flight.
+#[derive(Debug)]
+struct Entry {
+    seq: u64,
+    at: Instant,
+    /// Probes the datagram size: its loss says nothing of congestion (RFC 9000 §14.4).
+    size_probe: bool,
+    /// `None` once it was acknowledged: it goes when it is first in the row, so that none has to
+    /// be taken out of the middle.
+    packet: Option<Sent>,
+}
+
+/// What is in flight, when to worry about it, and how much more may go: RTT, congestion window,
+/// pace and datagram size of the path.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) rtt: Rtt,
     controller: Box<dyn Controller>,
-    in_flight: VecDeque<Sent>,
+    pacer: Pacer,
+    mtu: Mtu,
+    /// When the pacer lets out what it held back.
+    held: Option<Instant>,
+    /// In order of numbers and of times. The first one is not acknowledged. Below `largest_acked`
+    /// there are at most a few: the others are settled.
+    in_flight: VecDeque<Entry>,
+    /// Bytes of what counts for congestion: packets of this path that are no size probes.
     bytes_in_flight: u64,
+    /// Most bytes in flight in this round trip and in the one before.
+    peak: [u64; 2],
+    /// Ends the round trip when it is acknowledged.
+    round_end: u64,
+    last_sent: u64,
     largest_acked: u64,
-    /// Numbers acknowledged lately: what lies between two of them was not lost throughout.
-    acked: RangeSet,
+    /// First number of this path.
+    path_start: u64,
     /// When there first was an RTT sample; nothing before counts as persistent congestion.
     first_sample: Option<Instant>,
+    /// When the first of the packets was sent that were all lost since.
+    lost_since: Option<Instant>,
     /// When the earliest packet is lost by time.
     loss_time: Option<Instant>,
     last_eliciting: Instant,
@@ -107,23 +138,34 @@ pub(crate) struct Recovery {
 
 impl Default for Recovery {
     fn default() -> Self {
+        Self::new(Box::new(Cubic::new(DATAGRAM_BASE as u64)))
+    }
+}
+
+impl Recovery {
+    fn new(controller: Box<dyn Controller>) -> Self {
         Self {
             rtt: Rtt::default(),
-            controller: Box::new(NewReno::default()),
+            controller,
+            pacer: Pacer::default(),
+            mtu: Mtu::default(),
+            held: None,
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
+            peak: [0; 2],
+            round_end: 0,
+            last_sent: 0,
             largest_acked: 0,
-            acked: RangeSet::new(),
+            path_start: 0,
             first_sample: None,
+            lost_since: None,
             loss_time: None,
             last_eliciting: Instant::ZERO,
             pto_count: 0,
             probes: 0,
         }
     }
-}
 
-impl Recovery {
     /// Whether the window lets another `bytes` out.
     pub(crate) fn may_send(&self, bytes: u64) -> bool {
         self.probes > 0 || self.bytes_in_flight + bytes <= self.controller.window()
@@ -131,15 +173,32 @@ impl Recovery {
 
     /// An ack-eliciting packet was sealed.
     pub(crate) fn sent(&mut self, packet: Sent) {
-        self.last_eliciting = packet.at;
         self.bytes_in_flight += packet.size;
+        self.peak[0] = self.peak[0].max(self.bytes_in_flight);
+        self.pacer.spend(packet.size);
         self.probes = self.probes.saturating_sub(1);
-        self.in_flight.push_back(packet);
+        self.push(packet, false);
+    }
+
+    fn push(&mut self, packet: Sent, size_probe: bool) {
+        let (seq, at) = (packet.seq, packet.at);
+        self.last_eliciting = at;
+        self.last_sent = seq;
+        self.in_flight.push_back(Entry { seq, at, size_probe, packet: Some(packet) });
     }
 
     /// Fragments of the oldest packets in flight, to send again in a probe.
     pub(crate) fn oldest_fragments(&self) -> impl Iterator<Item = &(u64, Range<u64>)> {
-        self.in_flight.iter().flat_map(|sent| &sent.fragments).take(1)
+        self.packets().flat_map(|sent| &sent.fragments).take(1)
+    }
+
+    fn packets(&self) -> impl Iterator<Item = &Sent> {
+        self.in_flight.iter().filter_map(|entry| entry.packet.as_ref())
+    }
+
+    /// Whether what happens to the packet says something about congestion.
+    const fn counts(&self, entry: &Entry) -> bool {
+        !entry.size_probe && entry.seq >= self.path_start
     }
 
     /// Takes an ACK; `next` is the first number not yet used. Walks what is in flight, never the
@@ -153,12 +212,12 @@ impl Recovery {
         if ack.largest >= next || ack.smallest() == 0 {
             return Err(Violation::AckUnsent);
         }
+        let limited = self.is_limited();
         let mut settled = Settled::default();
-        let limited = self.bytes_in_flight * 2 >= self.controller.window();
         let mut ranges = ack.ranges();
         let mut range = ranges.next();
         // From the newest down, as the ranges are.
-        let mut index = self.in_flight.len();
+        let mut index = self.in_flight.partition_point(|entry| entry.seq <= ack.largest);
         while index > 0 {
             index -= 1;
             let seq = self.in_flight[index].seq;
@@ -166,66 +225,106 @@ impl Recovery {
                 range = ranges.next();
             }
             let Some(r) = &range else { break };
-            if r.contains(&seq) {
-                settled.acked.extend(self.in_flight.remove(index));
+            if !r.contains(&seq) {
+                continue;
             }
+            let Some(sent) = self.in_flight[index].packet.take() else { continue };
+            if settled.acked.is_empty() {
+                self.newest_acked(now, &sent, ack);
+            }
+            self.acked(now, index, &sent, limited);
+            settled.acked.push(sent);
         }
         self.largest_acked = self.largest_acked.max(ack.largest);
-        if let Some(newest) = settled.acked.first() {
-            if newest.seq == ack.largest {
-                let delay = Duration::from_micros(ack.delay_us);
-                self.rtt.sample(now.since(newest.at), delay);
-                self.first_sample.get_or_insert(now);
-            }
-            self.pto_count = 0;
-            self.probes = 0;
+        if self.largest_acked >= self.round_end {
+            self.peak = [self.bytes_in_flight, self.peak[0]];
+            self.round_end = self.last_sent;
         }
-        for sent in &settled.acked {
-            self.acked.insert(sent.seq..sent.seq + 1);
-            self.bytes_in_flight -= sent.size;
-            if limited {
-                self.controller.acked(sent.size, sent.at);
-            }
-        }
-        self.acked.keep_last(ACK_RANGES);
         self.detect_lost(now, &mut settled);
         Ok(settled)
     }
 
-    fn detect_lost(&mut self, now: Instant, settled: &mut Settled) {
-        self.loss_time = None;
-        let delay = self.rtt.loss_delay();
-        let mut index = 0;
-        while let Some(sent) = self.in_flight.get(index) {
-            if sent.seq >= self.largest_acked {
-                break;
-            }
-            let by_number = self.largest_acked - sent.seq >= PACKET_THRESHOLD;
-            if !by_number && sent.at + delay > now {
-                let at = sent.at + delay;
-                self.loss_time = Some(self.loss_time.map_or(at, |old| old.min(at)));
-                index += 1;
-                continue;
-            }
-            let Some(sent) = self.in_flight.remove(index) else { break };
-            self.bytes_in_flight -= sent.size;
-            self.controller.lost(now, sent.at);
-            settled.lost.push(sent);
-        }
-        if self.is_persistent(&settled.lost) {
-            self.controller.collapsed();
+    /// The newest packet that an ACK newly acknowledges.
+    fn newest_acked(&mut self, now: Instant, sent: &Sent, ack: &Ack<'_>) {
+        (self.pto_count, self.probes) = (0, 0);
+        // RFC 9002 §5.1; what went by another path says nothing of this one.
+        if sent.seq == ack.largest && sent.seq >= self.path_start {
+            let latest = now.since(sent.at);
+            self.rtt.sample(latest, Duration::from_micros(ack.delay_us));
+            self.first_sample.get_or_insert(now);
+            self.controller.sampled(latest);
         }
     }
 
-    /// RFC 9002 §7.6.2.
-    fn is_persistent(&self, lost: &[Sent]) -> bool {
-        let Some(sample) = self.first_sample else { return false };
-        let mut lost = lost.iter().filter(|sent| sent.at > sample);
-        let Some(first) = lost.next() else { return false };
-        let last = lost.next_back().unwrap_or(first);
-        let acked_between =
-            self.acked.iter().any(|range| range.start < last.seq && range.end > first.seq);
-        !acked_between && last.at.since(first.at) > self.rtt.pto() * PERSISTENT_THRESHOLD
+    fn acked(&mut self, now: Instant, index: usize, sent: &Sent, limited: bool) {
+        let entry = &self.in_flight[index];
+        if entry.size_probe {
+            self.mtu.on_probe_acked(now, sent.seq);
+            self.follow_size();
+        } else if self.counts(entry) {
+            self.bytes_in_flight -= sent.size;
+            self.controller.acked(now, sent.at, sent.size, self.rtt.smoothed, limited);
+            self.mtu.on_acked(now, usize::try_from(sent.size).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Whether the window and not the lack of data limits what is in flight (RFC 9002 §7.8). One
+    /// round trip is looked at as a whole: a burst of ACKs empties the window before more is sent.
+    fn is_limited(&self) -> bool {
+        let (window, peak) = (self.controller.window(), self.peak[0].max(self.peak[1]));
+        let room = FULL * self.mtu.size() as u64;
+        peak + room >= window || (self.controller.in_slow_start() && peak * 2 >= window)
+    }
+
+    /// RFC 9002 §6.1. Neither numbers nor times fall along the row, so the first packet that is not
+    /// lost ends the walk.
+    fn detect_lost(&mut self, now: Instant, settled: &mut Settled) {
+        self.loss_time = None;
+        let delay = self.rtt.loss_delay();
+        let mut persistent = false;
+        while let Some(entry) = self.in_flight.front() {
+            if entry.packet.is_some() {
+                if entry.seq >= self.largest_acked {
+                    break;
+                }
+                let by_number = self.largest_acked - entry.seq >= PACKET_THRESHOLD;
+                if !by_number && entry.at + delay > now {
+                    self.loss_time = Some(entry.at + delay);
+                    break;
+                }
+            }
+            let Some(entry) = self.in_flight.pop_front() else { break };
+            let counts = self.counts(&entry);
+            let Some(sent) = entry.packet else {
+                self.lost_since = None;
+                continue;
+            };
+            if entry.size_probe {
+                self.mtu.on_probe_lost(now, sent.seq);
+            } else if counts {
+                persistent |= self.lost(now, &sent);
+            }
+            settled.lost.push(sent);
+        }
+        if persistent {
+            self.controller.collapsed();
+            // RFC 9002 §5.2: the path may be another one.
+            self.rtt.min = self.rtt.min.map(|_| self.rtt.latest);
+        }
+    }
+
+    /// A packet that counts was lost; whether congestion is persistent (RFC 9002 §7.6.2).
+    fn lost(&mut self, now: Instant, sent: &Sent) -> bool {
+        self.bytes_in_flight -= sent.size;
+        self.controller.lost(now, sent.at);
+        self.peak = [self.bytes_in_flight, 0];
+        self.mtu.on_lost(now, usize::try_from(sent.size).unwrap_or(usize::MAX));
+        self.follow_size();
+        if self.first_sample.is_none_or(|first| sent.at <= first) {
+            return false;
+        }
+        let since = *self.lost_since.get_or_insert(sent.at);
+        sent.at.since(since) > self.rtt.pto() * PERSISTENT_THRESHOLD
     }
 
     /// The next deadline: loss by time, else a probe.
@@ -238,6 +337,8 @@ impl Recovery {
 
     /// The deadline has come: packets lost by time, or probes to send.
     pub(crate) fn on_timeout(&mut self, now: Instant) -> Settled {
+        // Whoever has something to send asks again; nobody is woken twice for nothing.
+        self.held = self.held.filter(|at| *at > now);
         let mut settled = Settled::default();
         if self.deadline().is_none_or(|at| at > now) {
             return settled;
@@ -249,92 +350,110 @@ impl Recovery {
             self.probes = 2;
             // Else the deadline would stand in the past until the probe is polled.
             self.last_eliciting = now;
+            let large = self.in_flight.iter().any(|entry| {
+                let size = entry.packet.as_ref().map_or(0, |sent| sent.size);
+                self.counts(entry) && size > DATAGRAM_BASE as u64
+            });
+            self.mtu.on_probe_timeout(now, self.pto_count, large);
+            self.follow_size();
         }
         settled
     }
 
-    /// The path is another one: RTT and congestion state start anew (PROTOCOL 6).
+    /// The path is another one: RTT, congestion state and datagram size start anew (PROTOCOL 6).
+    /// What is in flight is still repaired, but says nothing of this path.
     pub(crate) fn reset_path(&mut self) {
         self.rtt = Rtt::default();
-        self.controller = Box::new(NewReno::default());
-        self.first_sample = None;
+        // The size first: the initial window counts in datagrams.
+        self.reset_size();
+        self.controller.reset();
+        self.pacer = Pacer::default();
+        self.held = None;
+        self.path_start = self.last_sent + 1;
+        (self.bytes_in_flight, self.peak) = (0, [0; 2]);
+        (self.first_sample, self.lost_since) = (None, None);
         self.pto_count = 0;
+        // The loss delay is another one too; the next ACK sets it, else the probe timeout repairs.
+        self.loss_time = None;
+    }
+
+    /// A move to another port of the same address: only the datagram size starts anew (PROTOCOL 4.3).
+    pub(crate) fn reset_size(&mut self) {
+        self.mtu = Mtu::default();
+        self.follow_size();
+    }
+
+    fn follow_size(&mut self) {
+        self.controller.set_datagram_size(self.mtu.size() as u64);
+    }
+}
+
+impl Recovery {
+    /// Size of a full datagram, bytes.
+    pub(crate) const fn datagram_size(&self) -> usize {
+        self.mtu.size()
+    }
+
+    /// Whether window and pacer let a packet of `bytes` out now. If only the pacer does not,
+    /// [`Self::pacing_deadline`] tells when it does. PTO probes go in any case.
+    pub(crate) fn may_send_paced(&mut self, now: Instant, bytes: u64) -> bool {
+        self.held = None;
+        if self.probes > 0 || !self.may_send(bytes) {
+            return self.probes > 0;
+        }
+        let flow = Flow {
+            window: self.controller.window(),
+            smoothed: self.rtt.smoothed(),
+            slow_start: self.controller.in_slow_start(),
+            datagram: bytes.max(self.mtu.size() as u64),
+        };
+        if self.pacer.allowed(now, &flow) >= bytes {
+            return true;
+        }
+        self.held = self.pacer.next(&flow);
+        false
+    }
+
+    /// When to ask [`Self::may_send_paced`] again.
+    pub(crate) const fn pacing_deadline(&self) -> Option<Instant> {
+        self.held
+    }
+
+    /// Size of the padded ping that is due to probe the datagram size. None while the path is in
+    /// doubt.
+    pub(crate) fn size_probe(&self) -> Option<usize> {
+        self.mtu.probe().filter(|_| self.pto_count == 0 && self.probes == 0)
+    }
+
+    /// The size probe that was due was sealed. It is outside congestion control and pacing.
+    pub(crate) fn sent_size_probe(&mut self, packet: Sent) {
+        self.mtu.probe_sent(packet.seq);
+        self.push(packet, true);
+    }
+
+    /// The congestion window, bytes.
+    #[cfg(test)]
+    pub(crate) fn window(&self) -> u64 {
+        self.controller.window()
+    }
+
+    /// The least RTT of the path, once there was a sample.
+    #[cfg(test)]
+    pub(crate) const fn min_rtt(&self) -> Option<Duration> {
+        self.rtt.min
+    }
+
+    /// Bytes in flight that count against the window.
+    #[cfg(test)]
+    pub(crate) const fn bytes_in_flight(&self) -> u64 {
+        self.bytes_in_flight
     }
 
     /// Probe timeouts since the last acknowledgement.
     pub(crate) const fn pto_count(&self) -> u32 {
         self.pto_count
     }
-
-    #[cfg(test)]
-    pub(crate) fn bytes_in_flight(&self) -> u64 {
-        self.bytes_in_flight
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::cursor::Writer;
-    use crate::wire::frame::{Frame, Frames, write_ack};
-    use core::ops::RangeInclusive;
-
-    fn sent(seq: u64, ms: u64) -> Sent {
-        let at = Instant::from_micros(ms * 1000);
-        Sent { seq, at, size: 1200, fragments: Vec::new(), acked: None }
-    }
-
-    fn ack(
-        recovery: &mut Recovery,
-        ms: u64,
-        ranges: &[RangeInclusive<u64>],
-        next: u64,
-    ) -> Result<(Vec<u64>, Vec<u64>), Violation> {
-        let mut out = [0; 100];
-        let mut writer = Writer::new(&mut out);
-        assert!(write_ack(&mut writer, 0, ranges.iter().cloned()));
-        let len = writer.len();
-        let Some(Ok(Frame::Ack(ack))) = Frames::new(&out[..len]).next() else { panic!() };
-        let settled = recovery.on_ack(Instant::from_micros(ms * 1000), &ack, next)?;
-        let seqs = |list: &[Sent]| list.iter().map(|sent| sent.seq).collect();
-        Ok((seqs(&settled.acked), seqs(&settled.lost)))
-    }
-
-    #[test]
-    fn loss_by_number_and_by_time() {
-        let mut recovery = Recovery::default();
-        (1..=6).for_each(|seq| recovery.sent(sent(seq, seq)));
-        assert_eq!(ack(&mut recovery, 50, &[5..=5, 1..=1], 7), Ok(([5, 1].into(), [2].into())));
-        assert_eq!(recovery.rtt.smoothed(), Some(Duration::from_millis(45)));
-        // 3 and 4 are lost 9/8 of the RTT after they were sent.
-        assert_eq!(recovery.deadline(), Some(Instant::from_micros(3000 + 45_000 * 9 / 8)));
-        let lost = recovery.on_timeout(Instant::from_micros(60_000)).lost;
-        assert_eq!(lost.iter().map(|sent| sent.seq).collect::<Vec<_>>(), [3, 4]);
-        assert_eq!(recovery.bytes_in_flight(), 1200);
-    }
-
-    #[test]
-    fn probes_back_off() {
-        let mut recovery = Recovery::default();
-        assert_eq!(recovery.deadline(), None);
-        recovery.sent(sent(1, 0));
-        let first = recovery.deadline().unwrap();
-        assert_eq!(first, Instant::ZERO + recovery.rtt.pto());
-        assert!(recovery.on_timeout(first).lost.is_empty());
-        assert_eq!(recovery.probes, 2);
-        assert_eq!(recovery.deadline().unwrap().since(first), recovery.rtt.pto() * 2);
-        assert_eq!(ack(&mut recovery, 2000, &[1..=1], 2), Ok(([1].into(), [].into())));
-        assert_eq!((recovery.deadline(), recovery.probes), (None, 0));
-    }
-
-    #[test]
-    fn never_sent() {
-        let mut recovery = Recovery::default();
-        recovery.sent(sent(1, 0));
-        assert_eq!(ack(&mut recovery, 1, &[1..=2], 2), Err(Violation::AckUnsent));
-        assert_eq!(ack(&mut recovery, 1, &[0..=1], 2), Err(Violation::AckUnsent));
-        assert_eq!(ack(&mut recovery, 1, &[1..=1], 2), Ok(([1].into(), [].into())));
-        // A repeated ACK is fine.
-        assert_eq!(ack(&mut recovery, 1, &[1..=1], 2), Ok(([].into(), [].into())));
-    }
-}
+mod tests;
