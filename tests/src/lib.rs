@@ -5,6 +5,7 @@ pub mod lazy;
 pub mod net;
 pub mod oracle;
 pub mod process;
+pub mod scenario;
 pub mod transcript;
 pub mod vectors;
 pub mod world;

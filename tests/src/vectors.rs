@@ -212,7 +212,9 @@ impl Fields {
     }
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Bytes of lower-case hex; `None` when it is none.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
