@@ -2,6 +2,7 @@
 
 use clawchat_core::id::PortId;
 use clawchat_core::ops::Outcome;
+use clawchat_core::transport::path::Path;
 use core::net::{IpAddr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
@@ -10,10 +11,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
 
+/// Room of the kernel for what the loop has not read yet, bytes; best effort.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// Room of the kernel for what the link has not taken yet, bytes; best effort.
+const SEND_BUFFER: usize = 1 << 20;
+
 /// One socket of a binding.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) port: PortId,
+    /// The address that it is bound to, or the unspecified one for all.
+    pub(crate) ip: IpAddr,
     pub(crate) io: UdpSocket,
     pub(crate) state: UdpSocketState,
     /// There may be more to read.
@@ -41,12 +49,13 @@ impl Ports {
         self.sockets.values_mut()
     }
 
-    /// The socket that reaches `remote` from a binding.
-    pub(crate) fn towards(&self, port: PortId, remote: SocketAddr) -> Option<&Bound> {
-        self.sockets.values().find(|bound| {
-            let local = bound.io.local_addr().ok();
-            bound.port == port && local.is_some_and(|l| l.is_ipv4() == remote.is_ipv4())
-        })
+    /// The socket of a path's binding that its packets leave by.
+    pub(crate) fn towards(&self, path: &Path) -> Option<&Bound> {
+        let own = self
+            .sockets
+            .values()
+            .filter(|bound| bound.port == path.port && bound.ip.is_ipv4() == path.remote.is_ipv4());
+        own.max_by_key(|bound| (Some(bound.ip) == path.local, bound.ip.is_unspecified()))
     }
 
     /// Binds a port number at all addresses. An address family that the machine lacks is left out,
@@ -55,7 +64,7 @@ impl Ports {
         let mut made = Vec::new();
         for ip in &self.bind {
             match open(SocketAddr::new(*ip, number)) {
-                Ok(socket) => made.push(socket),
+                Ok((io, state)) => made.push((*ip, io, state)),
                 Err(error) if is_missing_family(&error) && self.bind.len() > 1 => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Outcome::PortInUse;
@@ -64,14 +73,14 @@ impl Ports {
             }
         }
         let mut registered = 0;
-        for (mut io, state) in made {
+        for (ip, mut io, state) in made {
             let token = Token(self.next);
             if registry.register(&mut io, token, Interest::READABLE | Interest::WRITABLE).is_err() {
                 continue;
             }
             self.next += 1;
             registered += 1;
-            self.sockets.insert(token, Bound { port, io, state, readable: true });
+            self.sockets.insert(token, Bound { port, ip, io, state, readable: true });
         }
         if registered > 0 { Outcome::Done } else { Outcome::Failed }
     }
@@ -92,9 +101,21 @@ fn open(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocketState)> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    widen(&socket);
     socket.bind(&address.into())?;
+    // It also forbids fragments: what does not fit the path must be lost, or size probes tell nothing.
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
     Ok((UdpSocket::from_std(socket.into()), state))
+}
+
+/// Asks for more room than the system gives by itself; it gives what it wants to.
+fn widen(socket: &Socket) {
+    if socket.recv_buffer_size().is_ok_and(|size| size < RECEIVE_BUFFER) {
+        let _refused = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
+    if socket.send_buffer_size().is_ok_and(|size| size < SEND_BUFFER) {
+        let _refused = socket.set_send_buffer_size(SEND_BUFFER);
+    }
 }
 
 fn is_missing_family(error: &io::Error) -> bool {

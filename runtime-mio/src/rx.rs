@@ -2,7 +2,7 @@
 
 use crate::ports::Bound;
 use clawchat_core::transport::path::Path;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -39,7 +39,8 @@ impl Receiver {
                     for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                         let remote =
                             SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-                        let path = Path::new(bound.port, remote);
+                        let local = local(bound.ip, meta.dst_ip);
+                        let path = Path { port: bound.port, remote, local };
                         let stride = meta.stride.max(1);
                         slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
                     }
@@ -51,6 +52,35 @@ impl Receiver {
                 // An ICMP error of an earlier send is read away like this; the socket lives on.
                 Err(_) => {}
             }
+        }
+    }
+}
+
+/// Which address of ours a datagram came to, so that the answer leaves from there. What went to many
+/// machines names none of them.
+fn local(bound: IpAddr, asked: Option<IpAddr>) -> Option<IpAddr> {
+    if !bound.is_unspecified() {
+        return Some(bound);
+    }
+    asked.filter(|ip| match ip {
+        IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_of_ours_is_an_address_to_answer_from() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let all = ip("0.0.0.0");
+        assert_eq!(local(all, Some(ip("192.0.2.1"))), Some(ip("192.0.2.1")));
+        assert_eq!(local(ip("::"), Some(ip("2001:db8::1"))), Some(ip("2001:db8::1")));
+        assert_eq!(local(ip("192.0.2.2"), None), Some(ip("192.0.2.2")));
+        for other in ["255.255.255.255", "224.0.0.1", "0.0.0.0", "ff02::1"] {
+            assert_eq!(local(all, Some(ip(other))), None);
         }
     }
 }

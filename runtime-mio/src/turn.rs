@@ -8,6 +8,9 @@ use clawchat_core::time::Now;
 use core::time::Duration;
 use std::io;
 
+/// Longest wait. The loop's timer stands still while the machine sleeps, the server's clock does not:
+/// so long after waking, at most, it sees what has become due.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 /// While a socket would block, its readiness wakes the loop; deadlines only have to be kept roughly.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(5);
 
@@ -44,7 +47,7 @@ impl<H: Host> Driver<H> {
         if self.ports.iter_mut().any(|bound| bound.readable) {
             return Some(Duration::ZERO);
         }
-        let deadline = self.server.poll_timeout()?.at.since(now.mono);
+        let deadline = self.server.poll_timeout()?.at.since(now.mono).min(WAIT_MAX);
         Some(if self.sender.is_blocked() { deadline.max(BLOCKED_PAUSE) } else { deadline })
     }
 
