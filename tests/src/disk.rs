@@ -3,6 +3,7 @@
 use crate::net::Rng;
 use clawchat_core::id::{ChatId, FileId};
 use clawchat_core::ops::Outcome;
+use clawchat_core::secret::Secret;
 use clawchat_core::server::{Action, Credential, SecurityFileDraft, StoredChat};
 use clawchat_core::wire::secfile::SecurityFile;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub struct DiskFaults {
     pub slow: u64,
     /// An action other than chat takes longer than the machine waits for it.
     pub hang: u64,
+    /// Nobody ever says whether secrets were kept or a renewed file stored.
+    pub lost: u64,
 }
 
 /// When an action is performed, when its machine learns of it, and how it ends.
@@ -72,15 +75,13 @@ pub struct Disk {
 impl Disk {
     /// Decides over an action that was handed out at `now`.
     pub fn plan(&mut self, rng: &mut Rng, now: u64, action: &Action) -> Plan {
-        let DiskFaults { store, issue, retire, slow, hang } = self.faults;
+        let DiskFaults { store, issue, retire, slow, hang, lost } = self.faults;
         let fail = match action {
             Action::StoreChat { .. } => store,
             Action::IssueSecurityFile { .. } => issue,
             Action::RetireFiles { .. } => retire,
-            Action::BindPort { .. }
-            | Action::ClosePort { .. }
-            | Action::KeepCredentials { .. }
-            | Action::ChatDelivered { .. } => 0,
+            Action::KeepCredentials { .. } => issue / 2,
+            Action::BindPort { .. } | Action::ClosePort { .. } | Action::ChatDelivered { .. } => 0,
         };
         let outcome = if rng.chance(fail) { Outcome::Failed } else { Outcome::Done };
         let mut time = |slow| {
@@ -98,6 +99,9 @@ impl Disk {
         let performed = self.files_busy.0.max(now + writing + hung);
         let completed = self.files_busy.1.max(performed + telling);
         self.files_busy = (performed, completed);
+        let lost = matches!(action, Action::KeepCredentials { .. }) && rng.chance(lost);
+        // In ten days nobody waits any more.
+        let completed = if lost { now + 864_000_000_000 } else { completed };
         Plan { performed, completed, outcome }
     }
 
@@ -139,6 +143,14 @@ impl Disk {
     pub const fn server_crashed(&mut self) {
         self.busy = (0, 0);
         self.files_busy = (0, 0);
+    }
+
+    /// Whether a file's secret is accepted after a restart, and how many secrets of it are.
+    #[must_use]
+    pub fn accepts(&self, file: FileId, secret: &Secret<32>) -> (bool, usize) {
+        let held = self.credentials.get(&file).map_or(&[][..], Vec::as_slice);
+        let live = || held.iter().filter(|credential| !credential.is_retired());
+        (live().any(|credential| credential.secret.same(secret)), live().count())
     }
 
     /// The credentials, for a server that starts.

@@ -1,7 +1,9 @@
 //! What the tests share.
 
+mod client_disk;
 pub mod disk;
 pub mod lazy;
+pub mod nat;
 pub mod net;
 pub mod oracle;
 pub mod process;

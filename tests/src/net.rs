@@ -90,12 +90,27 @@ pub struct Link {
     pub delay: u64,
     /// Most time beyond that: datagrams overtake one another.
     pub jitter: u64,
+    /// Largest IP packet that passes, bytes: larger ones vanish.
+    pub mtu: usize,
+    /// Bytes a second; 0 is as many as there are.
+    pub rate: u64,
+    /// Bytes that wait at most for their turn; beyond them datagrams are lost.
+    pub queue: u64,
 }
 
 impl Link {
     /// Loses nothing, 10 ms and a little jitter.
-    pub const CLEAN: Self =
-        Self { up: true, loss: 0, duplicate: 0, corrupt: 0, delay: 10_000, jitter: 1_000 };
+    pub const CLEAN: Self = Self {
+        up: true,
+        loss: 0,
+        duplicate: 0,
+        corrupt: 0,
+        delay: 10_000,
+        jitter: 1_000,
+        mtu: 65_535,
+        rate: 0,
+        queue: 0,
+    };
 
     /// Lets nothing pass.
     pub const DOWN: Self = Self { up: false, ..Self::CLEAN };
@@ -103,7 +118,7 @@ impl Link {
     /// Loses `loss` per mille, doubles and damages some, and reorders.
     #[must_use]
     pub const fn lossy(loss: u64) -> Self {
-        Self { up: true, loss, duplicate: 30, corrupt: 20, delay: 10_000, jitter: 40_000 }
+        Self { loss, duplicate: 30, corrupt: 20, jitter: 40_000, ..Self::CLEAN }
     }
 
     /// Any link that may be met in chaos.
@@ -115,12 +130,16 @@ impl Link {
             corrupt: rng.range(0..=50),
             delay: rng.range(100..=120_000),
             jitter: rng.range(0..=150_000),
+            mtu: [1_280, 1_400, 1_500, 9_000, 65_535][rng.index(5)],
+            rate: [0, 0, 30_000, 200_000][rng.index(4)],
+            queue: rng.range(10_000..=200_000),
         }
     }
 
     /// What comes of a datagram: copies, each after how long, and whether it is whole.
     pub fn carry(&self, rng: &mut Rng, datagram: &[u8]) -> Vec<(u64, Vec<u8>)> {
-        if !self.up || rng.chance(self.loss) {
+        // IP and UDP take 28 bytes.
+        if !self.up || datagram.len() + 28 > self.mtu || rng.chance(self.loss) {
             return Vec::new();
         }
         let copies = 1 + usize::from(rng.chance(self.duplicate));
@@ -178,13 +197,21 @@ pub struct Net {
     /// What links are like that have no entry of their own.
     pub default: Link,
     links: BTreeMap<(Process, Way), Link>,
+    /// Until when what was sent before keeps a slow link busy.
+    busy: BTreeMap<(Process, Way), u64>,
     heard: VecDeque<Heard>,
     attackers: u32,
 }
 
 impl Default for Net {
     fn default() -> Self {
-        Self { default: Link::CLEAN, links: BTreeMap::new(), heard: VecDeque::new(), attackers: 0 }
+        Self {
+            default: Link::CLEAN,
+            links: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            heard: VecDeque::new(),
+            attackers: 0,
+        }
     }
 }
 
@@ -193,6 +220,21 @@ impl Net {
     #[must_use]
     pub fn link(&self, process: Process, way: Way) -> Link {
         self.links.get(&(process, way)).copied().unwrap_or(self.default)
+    }
+
+    /// A datagram takes its turn at a link: how long it waits, or nothing when the queue is full.
+    pub fn enqueue(&mut self, process: Process, way: Way, now: u64, len: usize) -> Option<u64> {
+        let Link { rate, queue, .. } = self.link(process, way);
+        if rate == 0 {
+            return Some(0);
+        }
+        let busy = self.busy.entry((process, way)).or_insert(now);
+        let waits = busy.saturating_sub(now);
+        if waits * rate / 1_000_000 > queue {
+            return None;
+        }
+        *busy = now.max(*busy) + len as u64 * 1_000_000 / rate;
+        Some(*busy - now)
     }
 
     /// Sets one direction of a client's link.

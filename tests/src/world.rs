@@ -6,12 +6,13 @@
 
 use crate::disk::{Disk, duplicate};
 use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
+use crate::nat::{Kind, Nat};
 use crate::net::{Link, Net, Rng, Way};
 use crate::oracle::{Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kind, may_connect};
 use crate::transcript::{Transcript, digest};
 use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::error::{CloseReason, SendError};
+use clawchat_core::error::{CloseReason, ErrorCode, SendError};
 use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
 use clawchat_core::limits::{DATAGRAM_MAX, SESSIONS};
 use clawchat_core::ops::Outcome;
@@ -76,6 +77,10 @@ pub struct Setup {
     pub lazy: u64,
     /// Most that a wall clock is ahead or behind, milliseconds.
     pub skew: u64,
+    /// Seconds between two rotations of keys and port.
+    pub interval: u64,
+    /// Whether clients are behind address translators.
+    pub nat: bool,
     /// How to run this again.
     pub rerun: String,
     /// Lines of the transcript that the report of a failure shows.
@@ -93,6 +98,8 @@ impl Setup {
             scheduled: false,
             lazy: 0,
             skew: 0,
+            interval: 3600,
+            nat: false,
             rerun: "cargo test -p clawchat-tests".to_string(),
             lines: 100,
         }
@@ -153,8 +160,16 @@ pub struct ClientNode {
     pub member: String,
     /// Which file it has, if an issued one.
     pub file: Option<FileId>,
-    /// Its address, once bound.
+    /// Its outside address, once bound; the last of them.
     pub address: Option<SocketAddr>,
+    /// What translates its addresses.
+    pub nat: Nat,
+    /// It is suspended until then, world time.
+    pub asleep_until: u64,
+    /// `timestamp` of the security file that it began with.
+    began_with: u64,
+    /// When its disk is idle again, world time.
+    disk_busy: u64,
     /// What it told.
     pub events: Vec<client::Event>,
     /// When it was started, world time.
@@ -184,7 +199,7 @@ pub struct Emission {
 }
 
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Arrive { to: SocketAddr, from: SocketAddr, datagram: Vec<u8> },
     Timer(Who),
     Drain(Who),
@@ -193,6 +208,7 @@ enum Happening {
     Bound { run: u32, op: OpId, port: PortId, number: u16 },
     ClientBound { process: Process, op: OpId },
     ClientWiped { process: Process, op: OpId, ok: bool },
+    ClientStored { process: Process, op: OpId, content: Box<SecurityFile>, told: bool },
 }
 
 /// What is asked after every step.
@@ -242,6 +258,14 @@ pub struct World {
     pub tap: Option<Vec<Emission>>,
     /// Chance that wiping a security file fails, per mille.
     pub wipe_fails: u64,
+    /// The security files on clients' disks.
+    stored: BTreeMap<FileId, SecurityFile>,
+    /// Files that a client was started with.
+    begun: BTreeSet<FileId>,
+    /// Files whose user raised COMPROMISED: whatever becomes of them is fine.
+    given_up: BTreeSet<FileId>,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Datagrams handed to the present run of the server.
     taken: BTreeSet<u64>,
     out: Vec<u8>,
@@ -269,6 +293,10 @@ impl World {
             transcript,
             tap: None,
             wipe_fails: 0,
+            stored: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            faults: BTreeMap::new(),
             taken: BTreeSet::new(),
             out: vec![0; DATAGRAM_MAX],
         };
@@ -286,7 +314,85 @@ impl World {
         self.transcript.line(self.now, text);
     }
 
-    fn push(&mut self, at: u64, happening: Happening) {
+    /// A fault of a kind was injected.
+    pub fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn busy_until(&self, process: Process) -> u64 {
+        self.clients[process.0].disk_busy
+    }
+
+    pub(crate) fn set_busy(&mut self, process: Process, until: u64) {
+        self.clients[process.0].disk_busy = until;
+    }
+
+    pub(crate) fn stored_file(&self, file: FileId) -> Option<&SecurityFile> {
+        self.stored.get(&file)
+    }
+
+    pub(crate) fn stored_files(&self) -> impl Iterator<Item = (&FileId, &SecurityFile)> {
+        self.stored.iter()
+    }
+
+    pub(crate) fn put_file(&mut self, file: FileId, content: SecurityFile) {
+        self.stored.insert(file, content);
+    }
+
+    /// The newest file that a member can start with: on its disk, or never carried yet, and not
+    /// retired.
+    #[must_use]
+    pub fn file_of(&self, member: &str) -> Option<FileId> {
+        let of = |issued: &&crate::disk::Issued| {
+            issued.member == member
+                && (self.stored.contains_key(&issued.file) || !self.begun.contains(&issued.file))
+                && self.disk.retired_at(issued.file).is_none()
+        };
+        self.disk.issued().iter().rev().find(of).map(|issued| issued.file)
+    }
+
+    /// A user raises COMPROMISED.
+    pub fn declare(&mut self, process: Process) {
+        self.given_up.extend(self.clients[process.0].file);
+        self.with_client(process, |client, now| client.declare_compromised(now));
+    }
+
+    /// Whether the user of a file has given it up.
+    #[must_use]
+    pub fn is_given_up(&self, file: FileId) -> bool {
+        self.given_up.contains(&file) || self.disk.retired_at(file).is_some()
+    }
+
+    /// Suspends a client for a time: it hears nothing, and its timers stand still.
+    pub fn sleep(&mut self, process: Process, time: Duration) {
+        self.fault("sleep");
+        self.clients[process.0].asleep_until = self.now + micros(time);
+        self.line(format!("{process:?} sleeps for {time:?}"));
+    }
+
+    /// Sets the wall clock of the server, or of a client.
+    pub fn step_clock(&mut self, process: Option<Process>, ms: i64) {
+        self.fault("clock step");
+        self.line(format!("the clock of {process:?} is set by {ms} ms"));
+        match process {
+            None => {
+                self.server.clock.ahead += ms;
+                self.server.host.iter_mut().for_each(|host| host.clock.ahead += ms);
+            }
+            Some(Process(index)) => {
+                self.clients[index].host.iter_mut().for_each(|host| host.clock.ahead += ms);
+            }
+        }
+    }
+
+    /// A client's translator forgets all mappings.
+    pub fn rebind(&mut self, process: Process) {
+        self.fault("rebinding");
+        self.line(format!("{process:?} is rebound"));
+        self.clients[process.0].nat.rebind();
+    }
+
+    pub(crate) fn push(&mut self, at: u64, happening: Happening) {
         self.serial += 1;
         self.queue.insert((at, self.serial), happening);
     }
@@ -369,6 +475,7 @@ impl World {
                 if run == self.server.run {
                     self.line(format!("disk {}", brief(&action)));
                     self.disk.perform(self.now, action);
+                    self.check_stored();
                 }
             }
             Happening::Complete { who, run, op, outcome } => {
@@ -390,15 +497,21 @@ impl World {
                     self.complete(Who::Client(process), op, Outcome::Done);
                 }
             }
+            Happening::ClientStored { process, op, content, told } => {
+                self.client_stored(process, op, *content, told);
+            }
             Happening::ClientWiped { process, op, ok } => {
                 self.clients[process.0].file_gone |= ok;
+                if let Some(file) = self.clients[process.0].file.filter(|_| ok) {
+                    self.stored.remove(&file);
+                }
                 let outcome = if ok { Outcome::Done } else { Outcome::Failed };
                 self.complete(Who::Client(process), op, outcome);
             }
         }
     }
 
-    fn complete(&mut self, who: Who, op: OpId, outcome: Outcome) {
+    pub(crate) fn complete(&mut self, who: Who, op: OpId, outcome: Outcome) {
         match who {
             Who::Server => {
                 self.with_server(|server, now| server.handle_completion(now, op, outcome));
@@ -429,6 +542,15 @@ impl World {
             return;
         }
         host.armed = None;
+        let until = self.clients[process.0].asleep_until;
+        if until > world {
+            if let Some(host) = &mut self.clients[process.0].host {
+                host.armed = Some(until);
+            }
+            self.push(until, Happening::Timer(Who::Client(process)));
+            return;
+        }
+        let Some(host) = &mut self.clients[process.0].host else { return };
         if host.spun(world) {
             self.fail("a client's deadline never moves on");
         }
@@ -621,9 +743,12 @@ impl World {
 
     fn client_sends(&mut self, process: Process, path: Path, datagram: Vec<u8>) {
         self.emitted(Who::Client(process), path.remote, &datagram);
-        let Some(from) = self.clients[process.0].address else {
+        if self.clients[process.0].address.is_none() {
             self.fail("a client sends without a binding");
-        };
+        }
+        let from = self.clients[process.0].nat.outbound(self.now, path.remote);
+        self.clients[process.0].address = Some(from);
+        self.addresses.insert(from, process);
         self.carry(process, Way::Up, from, path.remote, &datagram);
     }
 
@@ -637,7 +762,9 @@ impl World {
     ) {
         let link: Link = self.net.link(process, way);
         for (after, datagram) in link.carry(&mut self.rng, datagram) {
-            self.push(self.now + after, Happening::Arrive { to, from, datagram });
+            let len = datagram.len();
+            let Some(turn) = self.net.enqueue(process, way, self.now, len) else { continue };
+            self.push(self.now + turn + after, Happening::Arrive { to, from, datagram });
         }
     }
 
@@ -645,6 +772,10 @@ impl World {
         if to.ip() == SERVER_IP {
             self.arrive_at_server(to.port(), from, datagram);
         } else if let Some(process) = self.addresses.get(&to).copied() {
+            let (now, node) = (self.now, &mut self.clients[process.0]);
+            if node.asleep_until > now || !node.nat.inbound(now, to, from) {
+                return;
+            }
             if self.clients[process.0].host.is_some() {
                 self.net.hear(to, &datagram);
             }
@@ -803,7 +934,7 @@ impl World {
         let schedule = || PortSchedule {
             seed: Secret::take(&mut [5; 32]),
             origin: BEGIN / 1000 - 1000,
-            interval: 3600,
+            interval: self.setup.interval,
         };
         let port = if self.setup.scheduled {
             PortChoice::Scheduled(schedule())
@@ -815,7 +946,7 @@ impl World {
             server_name: "Simulated".to_string(),
             public: SERVER_IP.to_string(),
             port,
-            timing: Timing::default(),
+            timing: Timing::every(self.setup.interval),
             renewal_valid_for: RENEWAL_VALID_FOR,
             members: members.collect(),
             credentials: self.disk.credentials(),
@@ -865,8 +996,9 @@ impl World {
         // What was not retired durably counts again.
         for node in &self.clients {
             let retired = node.file.is_some_and(|file| self.disk.retired_at(file).is_some());
-            if let (Some(address), false) = (node.address, retired) {
-                self.oracles.wire.unsilenced(address);
+            if !retired {
+                let own = self.addresses.keys().filter(|address| node.nat.owns(**address));
+                own.for_each(|address| self.oracles.wire.unsilenced(*address));
             }
         }
     }
@@ -959,8 +1091,9 @@ impl World {
         let secs = host.clock.at(self.now).wall.secs();
         for node in self.clients.iter().filter(|node| node.member == member) {
             let refused = node.file.is_some_and(|file| !host.machine.accepts(file, secs));
-            if let (Some(address), true) = (node.address, refused) {
-                self.oracles.wire.silenced(address);
+            if refused {
+                let own = self.addresses.keys().filter(|address| node.nat.owns(**address));
+                own.for_each(|address| self.oracles.wire.silenced(*address));
             }
         }
     }
@@ -1003,6 +1136,10 @@ impl World {
         let issued = self.disk.issued().iter().rev().find(|issued| issued.file == file);
         let issued = issued.expect("the file was issued");
         let (member, content) = (issued.member.clone(), duplicate(&issued.content));
+        // What was stored since is what the disk holds.
+        let stored = self.stored.entry(file).or_insert(content);
+        let content = duplicate(stored);
+        self.begun.insert(file);
         let skew = self.setup.skew;
         let ahead = self.rng.range(0..=2 * skew).cast_signed() - skew.cast_signed();
         let drift = self.rng.range(0..=200).cast_signed() - 100;
@@ -1020,6 +1157,9 @@ impl World {
         reconnect: bool,
     ) -> Process {
         let process = Process(self.clients.len());
+        let began_with = content.timestamp;
+        let kind = if self.setup.nat { Nat::random_kind(&mut self.rng) } else { Kind::Open };
+        let timeout = self.rng.range(30_000_000..=120_000_000);
         let config = ClientConfig {
             file: content,
             addresses: vec![SERVER_IP],
@@ -1035,6 +1175,10 @@ impl World {
             member: member.to_string(),
             file,
             address: None,
+            nat: Nat::new(process, kind, timeout),
+            asleep_until: 0,
+            began_with,
+            disk_busy: 0,
             events: Vec::new(),
             started: self.now,
             connected: false,
@@ -1094,7 +1238,7 @@ impl World {
     }
 
     fn client_acts(&mut self, process: Process, op: OpId, action: &client::Action) {
-        self.line(format!("{process:?} asks {op} {action:?}"));
+        self.line(format!("{process:?} asks {op} {}", brief_client(action)));
         let at = self.now + self.rng.range(20..=2_000);
         match action {
             client::Action::BindPort { .. } => {
@@ -1107,12 +1251,13 @@ impl World {
                 let (who, run, outcome) = (Who::Client(process), 0, Outcome::Done);
                 self.push(at, Happening::Complete { who, run, op, outcome });
             }
-            client::Action::StoreSecurityFile { .. } => {
-                let (who, run, outcome) = (Who::Client(process), 0, Outcome::Failed);
-                self.push(at, Happening::Complete { who, run, op, outcome });
+            client::Action::StoreSecurityFile { renewal } => {
+                self.client_stores(process, op, duplicate(&renewal.content));
             }
             client::Action::WipeSecurityFiles => {
                 let ok = !self.rng.chance(self.wipe_fails);
+                // After what was to be stored before it.
+                let at = at.max(self.clients[process.0].disk_busy);
                 self.push(at, Happening::ClientWiped { process, op, ok });
             }
         }
@@ -1149,7 +1294,18 @@ impl World {
                 self.oracles.epochs.rotated(who, node.sessions, *epoch)
             }
             client::Event::Disconnected { reason, .. } | client::Event::Closed(reason) => {
-                honest_end(who, reason)
+                let (first, file, began) = (node.sessions == 0, node.file, node.began_with);
+                honest_end(who, reason)?;
+                let expired =
+                    matches!(reason, CloseReason::Refused { code: ErrorCode::Expired, .. });
+                if expired
+                    && first
+                    && let Some(file) = file
+                {
+                    self.may_refuse(file, began)
+                } else {
+                    Ok(())
+                }
             }
             client::Event::Chat(chat) => self.oracles.chats.shown(process, &node.member, chat),
             client::Event::Receipt { id, state, by, .. } => {
@@ -1220,6 +1376,14 @@ impl World {
         self.disk.faults = crate::disk::DiskFaults::default();
         self.server.ports_taken = 0;
         self.wipe_fails = 0;
+        self.server.clock.ahead = 0;
+        if let Some(host) = &mut self.server.host {
+            host.clock.ahead = 0;
+        }
+        let skew = self.setup.skew.cast_signed();
+        for host in self.clients.iter_mut().filter_map(|node| node.host.as_mut()) {
+            host.clock.ahead = host.clock.ahead.clamp(-skew, skew);
+        }
     }
 
     /// Whether every chat that must arrive has.
@@ -1283,6 +1447,12 @@ impl ClientNode {
         self.host.is_some() && !self.wiped && self.closed.is_none()
     }
 
+    /// Whether it is suspended at that time.
+    #[must_use]
+    pub const fn sleeps(&self, now: u64) -> bool {
+        self.asleep_until > now
+    }
+
     /// Whether its machine is there.
     #[must_use]
     pub const fn runs(&self) -> bool {
@@ -1294,6 +1464,16 @@ impl ClientNode {
 fn untimely<M: Machine>(machine: &mut M, now: Now, rng: &mut Rng) {
     if rng.chance(100) {
         machine.timeout(now);
+    }
+}
+
+/// The same for a client's.
+fn brief_client(action: &client::Action) -> String {
+    match action {
+        client::Action::StoreSecurityFile { renewal } => {
+            format!("StoreSecurityFile {}", renewal.content.timestamp)
+        }
+        other => format!("{other:?}"),
     }
 }
 

@@ -24,7 +24,7 @@ const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
 const TO: [&str; 9] =
     ["@ann", "@bob", "@cid", "@dan", "#lobby", "#ops", "#deep", "@server", "@nobody"];
 /// A world has this long to settle.
-const QUIET: Duration = Duration::from_secs(400);
+const QUIET: Duration = Duration::from_secs(1500);
 
 /// A world and what is done in it.
 struct Chaos {
@@ -139,6 +139,7 @@ impl Chaos {
             retire: rng.below(300),
             slow: rng.below(200),
             hang: rng.below(30),
+            lost: rng.below(200),
         };
         self.world.wipe_fails = rng.below(500);
     }
@@ -161,7 +162,7 @@ impl Chaos {
         if who != 0
             && let Some(process) = self.world.living(member)
         {
-            self.world.with_client(process, |client, now| client.declare_compromised(now));
+            self.world.declare(process);
         }
         if who < 2 {
             self.world.with_server(|s, now| s.declare_compromised(now, member, "chaos reigns"));
@@ -288,7 +289,7 @@ impl Chaos {
         let accepted = |file: FileId| {
             self.world.server_machine().is_none_or(|server| server.accepts(file, secs))
         };
-        let file = self.world.disk.newest(member).filter(|file| accepted(*file));
+        let file = self.world.file_of(member).filter(|file| accepted(*file));
         if let Some(process) = closed.last().copied()
             && self.world.client(process).file == file
             && file.is_some()

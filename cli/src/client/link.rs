@@ -51,6 +51,7 @@ impl SecHost {
         let Ok(path) = std::fs::canonicalize(path) else { return false };
         let present = disk::read_input(&path, SECURITY_FILE_MAX * 2).ok();
         let present = present.and_then(|bytes| envelope::open(&bytes, self.key.secret()).ok());
+        // An attempt before this one may have stored the very same.
         if present.is_some_and(|present| present.timestamp > renewal.content.timestamp) {
             return false;
         }

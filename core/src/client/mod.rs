@@ -355,6 +355,7 @@ impl Client {
             | State::Wiped(None)
             | State::Closed => {}
         }
+        self.store_again(now);
         while let Some(op) = self.ops.expired(now.mono) {
             self.complete(now, op, None);
         }
@@ -413,9 +414,12 @@ impl Client {
         let chat = self.chats.wake_at.map(|at| (Timer::Pacing, at));
         let in_session = matches!(&self.state, State::InSession(session, _) if session.is_open());
         let [port, chat] = [port, chat].map(|timer| timer.filter(|_| in_session));
+        let store = self.store_again_at().map(|at| (Timer::Completion, at));
         let last_words = self.last_words.as_ref().and_then(|session| session.deadline());
-        let next =
-            [own, op, port, chat, last_words].into_iter().flatten().min_by_key(|(_, at)| *at)?;
+        let next = [own, op, port, chat, store, last_words]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(_, at)| *at)?;
         Some(Deadline { timer: next.0, at: next.1 })
     }
 }

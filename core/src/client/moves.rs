@@ -11,6 +11,9 @@ use alloc::boxed::Box;
 use core::net::SocketAddr;
 use zeroize::Zeroize;
 
+/// Pause before a file that may be stored is stored again.
+const STORE_AGAIN: Duration = Duration::from_secs(10);
+
 /// The server's clock, as it was told at a moment of ours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServerClock {
@@ -39,11 +42,20 @@ pub(super) enum Renewing {
     /// There is none.
     #[default]
     Idle,
-    /// It is being stored; a newer one may wait behind it.
-    Storing(Box<SecurityFile>, Option<Box<SecurityFile>>),
-    /// Nobody knows whether it was stored: the present one is stored again, so that the disk holds what
-    /// the next session begins with.
-    Undoing,
+    /// It is being stored.
+    Storing(Box<Renewed>),
+    /// Nobody knows whether it was stored: it is stored again then, until that is known.
+    Doubtful(Box<Renewed>, Instant),
+}
+
+/// A renewed security file that is not known to be stored.
+#[derive(Debug)]
+pub(super) struct Renewed {
+    file: SecurityFile,
+    /// A newer one that waits behind it.
+    behind: Option<Box<SecurityFile>>,
+    /// An earlier attempt may have succeeded.
+    doubtful: bool,
 }
 
 impl Client {
@@ -90,19 +102,22 @@ impl Client {
             self.confirm(file.timestamp);
         } else {
             match &mut self.renewing {
-                Renewing::Storing(storing, _)
-                    if storing.shared_secret.same(&file.shared_secret) => {}
-                Renewing::Storing(_, behind) => *behind = Some(file),
-                // The server sends it again.
-                Renewing::Undoing => {}
-                Renewing::Idle => self.store(now, file),
+                Renewing::Storing(under_way) | Renewing::Doubtful(under_way, _) => {
+                    if !under_way.file.shared_secret.same(&file.shared_secret) {
+                        under_way.behind = Some(file);
+                    }
+                }
+                Renewing::Idle => {
+                    let (file, behind, doubtful) = (*file, None, false);
+                    self.store(now, Box::new(Renewed { file, behind, doubtful }));
+                }
             }
         }
     }
 
-    fn store(&mut self, now: Now, file: Box<SecurityFile>) {
-        let renewal = self.renewal(file.duplicate());
-        self.renewing = Renewing::Storing(file, None);
+    fn store(&mut self, now: Now, renewed: Box<Renewed>) {
+        let renewal = self.renewal(renewed.file.duplicate());
+        self.renewing = Renewing::Storing(renewed);
         self.start(now, Action::StoreSecurityFile { renewal }, Waits::Store);
     }
 
@@ -113,34 +128,47 @@ impl Client {
 
     /// The renewed file is stored, or is not, or nobody knows (`None`).
     pub(super) fn stored(&mut self, now: Now, done: Option<bool>) {
-        match (core::mem::take(&mut self.renewing), done) {
-            (Renewing::Storing(file, behind), Some(true)) => {
-                let (timestamp, valid_until) = (file.timestamp, file.valid_until);
+        let Renewing::Storing(mut renewed) = core::mem::take(&mut self.renewing) else { return };
+        match done {
+            Some(true) => {
+                let (timestamp, valid_until) = (renewed.file.timestamp, renewed.file.valid_until);
                 if let Some(config) = &mut self.config {
-                    config.file = *file;
+                    config.file = renewed.file;
                     self.events.push_back(Event::Renewed { valid_until });
                     self.confirm(timestamp);
                 }
-                if let Some(next) = behind {
-                    self.renew(now, next);
-                }
             }
-            (Renewing::Storing(_, behind), Some(false)) => {
-                self.events.push_back(Event::NotRenewed);
-                if let Some(next) = behind {
-                    self.renew(now, next);
+            Some(false) if !renewed.doubtful => self.events.push_back(Event::NotRenewed),
+            Some(false) | None => {
+                // A session begun with the present secret would retire the renewed one, which may be
+                // all that the disk holds.
+                if !renewed.doubtful {
+                    self.events.push_back(Event::NotRenewed);
                 }
+                renewed.doubtful = true;
+                self.renewing = Renewing::Doubtful(renewed, now.mono + STORE_AGAIN);
+                return;
             }
-            (Renewing::Storing(..), None) => {
-                self.events.push_back(Event::NotRenewed);
-                if let Some(config) = &self.config {
-                    let present = config.file.duplicate();
-                    let renewal = self.renewal(present);
-                    self.renewing = Renewing::Undoing;
-                    self.start(now, Action::StoreSecurityFile { renewal }, Waits::Store);
-                }
-            }
-            (Renewing::Undoing | Renewing::Idle, _) => {}
+        }
+        if let Some(next) = renewed.behind {
+            self.renew(now, next);
+        }
+    }
+
+    /// When a doubtful file is to be stored again.
+    pub(super) const fn store_again_at(&self) -> Option<Instant> {
+        match &self.renewing {
+            Renewing::Doubtful(_, at) => Some(*at),
+            Renewing::Idle | Renewing::Storing(_) => None,
+        }
+    }
+
+    /// Stores a doubtful file again if that is due.
+    pub(super) fn store_again(&mut self, now: Now) {
+        if self.store_again_at().is_some_and(|at| at <= now.mono)
+            && let Renewing::Doubtful(renewed, _) = core::mem::take(&mut self.renewing)
+        {
+            self.store(now, renewed);
         }
     }
 
