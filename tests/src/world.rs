@@ -1380,6 +1380,18 @@ impl World {
         if let Some(host) = &mut self.server.host {
             host.clock.ahead = 0;
         }
+        let (now, mut sleepers) = (self.now, Vec::new());
+        for (index, node) in self.clients.iter_mut().enumerate() {
+            if core::mem::take(&mut node.asleep_until) > now
+                && let Some(host) = &mut node.host
+            {
+                host.armed = Some(now);
+                sleepers.push(Who::Client(Process(index)));
+            }
+        }
+        for who in sleepers {
+            self.push(now, Happening::Timer(who));
+        }
         let skew = self.setup.skew.cast_signed();
         for host in self.clients.iter_mut().filter_map(|node| node.host.as_mut()) {
             host.clock.ahead = host.clock.ahead.clamp(-skew, skew);

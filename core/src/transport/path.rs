@@ -112,6 +112,9 @@ pub(crate) struct Paths {
     /// No other candidate is probed before.
     not_before: Instant,
     goals: VecDeque<Goal>,
+    /// Left for a path that this side wanted: what still comes from there does not draw it back, since
+    /// the peer may follow late, or not before it closes the old path.
+    left: Option<Path>,
     outbox: VecDeque<Probe>,
 }
 
@@ -124,6 +127,7 @@ impl Paths {
             candidate: None,
             not_before: Instant::ZERO,
             goals: VecDeque::new(),
+            left: None,
             outbox: VecDeque::new(),
         }
     }
@@ -160,7 +164,10 @@ impl Paths {
         if path == self.home {
             // The peer still sends from there.
             self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
-        } else if self.candidate.is_none() && self.not_before <= pace.now {
+        } else if self.candidate.is_none()
+            && self.not_before <= pace.now
+            && self.left != Some(path)
+        {
             self.candidate = Some(self.suspect(pace, path, len, random));
             self.probe_candidate(pace, random);
         }
@@ -227,6 +234,7 @@ impl Paths {
             self.goals.iter().any(|goal| goal.path == path && goal.challenges.contains(data));
         if wanted {
             self.goals.clear();
+            self.left = Some(self.home);
             self.set_home(path);
             return true;
         }
@@ -434,6 +442,22 @@ mod tests {
         assert!(probes(&mut paths).is_empty(), "one probe per PTO");
         paths.opened(pace(400), path(0, 3), 5, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 2);
+    }
+
+    #[test]
+    fn a_peer_that_lags_draws_nobody_back() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), false), stream());
+        paths.aim(pace(0).now, path(0, 2), false);
+        run(&mut paths, 0, &mut random);
+        let (_, challenge) = probes(&mut paths)[0];
+        assert!(paths.answered(pace(100).now, path(0, 2), &challenge));
+        paths.opened(pace(110), path(0, 1), 7, 64, &mut random);
+        assert!(probes(&mut paths).is_empty());
+        paths.opened(pace(120), path(0, 2), 8, 64, &mut random);
+        paths.opened(pace(130), path(0, 1), 9, 64, &mut random);
+        assert!(probes(&mut paths).is_empty(), "nor when it follows in part");
+        paths.opened(pace(140), path(0, 3), 10, 64, &mut random);
+        assert_eq!(probes(&mut paths).len(), 1, "another one is a candidate as ever");
     }
 
     #[test]
