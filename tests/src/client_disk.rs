@@ -75,7 +75,10 @@ impl World {
 
     /// Whether a client that starts from its disk may be refused as expired.
     pub(crate) fn may_refuse(&self, file: FileId, began_with: u64) -> Verdict {
-        let present = self.stored_file(file).is_some_and(|file| file.timestamp == began_with);
+        let now = self.server_secs();
+        let present = self.stored_file(file).is_some_and(|file| {
+            file.timestamp == began_with && now <= file.valid_until + file.grace_period
+        });
         if present && !self.is_given_up(file) {
             return Err(format!("the stored file {file} was refused"));
         }

@@ -344,8 +344,11 @@ impl World {
     #[must_use]
     pub fn file_of(&self, member: &str) -> Option<FileId> {
         let of = |issued: &&crate::disk::Issued| {
+            let stored = self.stored.get(&issued.file);
+            let good =
+                |file: &SecurityFile| self.server_secs() <= file.valid_until + file.grace_period;
             issued.member == member
-                && (self.stored.contains_key(&issued.file) || !self.begun.contains(&issued.file))
+                && stored.map_or_else(|| !self.begun.contains(&issued.file), good)
                 && self.disk.retired_at(issued.file).is_none()
         };
         self.disk.issued().iter().rev().find(of).map(|issued| issued.file)
@@ -849,6 +852,12 @@ impl World {
         let Some(port) = self.server.ports.get(&number).copied() else { return };
         let path = Path::new(port, from);
         let genuine = self.oracles.wire.is_genuine(&datagram);
+        let machine = self.server_machine();
+        if machine.is_some_and(|server| !server.open_ports().contains(&number)) {
+            // It is drained unread: to send it again later is no replay.
+            self.with_server(|server, now| server.handle_datagram(now, path, &mut datagram));
+            return;
+        }
         let fresh = genuine && self.taken.insert(digest(2, &datagram));
         if self.server.host.is_some() {
             self.net.hear((SERVER_IP, number).into(), &datagram);
@@ -893,6 +902,11 @@ impl World {
     pub fn attack(&mut self, datagram: Vec<u8>) -> Vec<Vec<u8>> {
         let remote = self.net.attacker();
         let Some(port) = self.server.ports.values().next().copied() else { return Vec::new() };
+        let taken = self.taken.contains(&digest(2, &datagram));
+        if self.oracles.wire.is_genuine(&datagram) && !is_hello(&datagram) && !taken {
+            // It never arrived: that is no replay but a late delivery from elsewhere.
+            return Vec::new();
+        }
         let replies = self.watched_server(Path::new(port, remote), datagram);
         self.check();
         replies

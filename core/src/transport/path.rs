@@ -164,9 +164,7 @@ impl Paths {
         if path == self.home {
             // The peer still sends from there.
             self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
-        } else if self.candidate.is_none()
-            && self.not_before <= pace.now
-            && self.left != Some(path)
+        } else if self.candidate.is_none() && self.not_before <= pace.now && self.left != Some(path)
         {
             self.candidate = Some(self.suspect(pace, path, len, random));
             self.probe_candidate(pace, random);

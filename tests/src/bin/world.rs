@@ -1,0 +1,171 @@
+//! Plays many simulated worlds, on all cores: `world --seeds N [--from S] [--hours H] [--verbose]`.
+//!
+//! Prints one line of summary; at a violation also the seed and the end of its transcript, and exits
+//! with 1. `--hours` lets each storm last so many hours more, `--verbose` keeps the whole transcript.
+
+use clawchat_tests::storm::{Outcome, play};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Seeds that one process plays.
+const CHUNK: u64 = 100;
+
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    seeds: u64,
+    from: u64,
+    hours: u64,
+    verbose: bool,
+    /// It is one of many processes.
+    worker: bool,
+}
+
+fn options() -> Option<Options> {
+    let mut options = Options { seeds: 100, from: 1, hours: 0, verbose: false, worker: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let field = match name.as_str() {
+            "--seeds" => &mut options.seeds,
+            "--from" => &mut options.from,
+            "--hours" => &mut options.hours,
+            "--verbose" | "--worker" => {
+                let flag =
+                    if name == "--worker" { &mut options.worker } else { &mut options.verbose };
+                *flag = true;
+                continue;
+            }
+            _ => return None,
+        };
+        *field = arguments.next()?.parse().ok()?;
+    }
+    Some(options)
+}
+
+/// What all worlds came to.
+#[derive(Debug, Default)]
+struct Totals {
+    worlds: u64,
+    sums: [u64; 7],
+    faults: BTreeMap<String, u64>,
+    violations: Vec<u64>,
+}
+
+impl Totals {
+    /// Adds what a worker reports of a seed.
+    fn add(&mut self, line: &str) {
+        self.worlds += 1;
+        let mut words = line.split(' ').skip(1);
+        for sum in &mut self.sums {
+            *sum += words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        }
+        for (kind, count) in words.filter_map(|word| word.split_once('=')) {
+            let count = count.parse::<u64>().unwrap_or(0);
+            *self.faults.entry(kind.replace('_', " ")).or_default() += count;
+        }
+    }
+
+    fn line(&self) -> String {
+        let [secs, datagrams, chats, shown, keys, ports, moves] = self.sums;
+        let faults = self.faults.iter().map(|(kind, count)| format!("{count} {kind}"));
+        let faults: Vec<_> = faults.collect();
+        format!(
+            "{} seeds, {} simulated hours, {datagrams} packets, {chats} chats shown {shown} times, \
+             {keys} key and {ports} port rotations, {moves} path moves; faults: {}; {} violations",
+            self.worlds,
+            secs / 3600,
+            faults.join(", "),
+            self.violations.len()
+        )
+    }
+}
+
+/// Plays seeds one after another and reports each with a line. A violation ends the process.
+fn play_all(options: Options) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    for seed in options.from..options.from.saturating_add(options.seeds) {
+        let outcome = play(seed, options.hours, options.verbose);
+        let Outcome { datagrams, chats, shown, virtual_secs, keys, ports, moves, .. } = outcome;
+        let mut line =
+            format!("{seed} {virtual_secs} {datagrams} {chats} {shown} {keys} {ports} {moves}");
+        for (kind, count) in outcome.faults {
+            line.push_str(&format!(" {}={count}", kind.replace(' ', "_")));
+        }
+        line.push('\n');
+        if out.write_all(line.as_bytes()).is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Has a process of its own play seeds, so that one that panics takes nothing with it. How many it
+/// came through.
+fn play_apart(options: Options, totals: &Mutex<Totals>) -> u64 {
+    let number = |value: u64| value.to_string();
+    let (seeds, from, hours) = (number(options.seeds), number(options.from), number(options.hours));
+    let program = std::env::current_exe().expect("it runs");
+    let mut command = std::process::Command::new(program);
+    command.args(["--worker", "--seeds", &seeds, "--from", &from, "--hours", &hours]);
+    if options.verbose {
+        command.arg("--verbose");
+    }
+    let child = command.stdout(std::process::Stdio::piped()).spawn();
+    let mut child = child.expect("another process can be started");
+    let lines = std::io::BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut done = 0;
+    for line in lines.map_while(Result::ok) {
+        done += 1;
+        totals.lock().expect("nobody panics with it").add(&line);
+    }
+    let ended_well = child.wait().is_ok_and(|status| status.success());
+    if ended_well && done == options.seeds {
+        return done;
+    }
+    totals.lock().expect("nobody panics with it").violations.push(options.from + done);
+    done + 1
+}
+
+fn main() -> ExitCode {
+    let Some(options) = options() else {
+        let usage = "usage: world --seeds N [--from S] [--hours H] [--verbose]\n";
+        let _gone = std::io::stderr().write_all(usage.as_bytes());
+        return ExitCode::from(2);
+    };
+    if options.worker {
+        return play_all(options);
+    }
+    let next = AtomicU64::new(options.from);
+    let end = options.from.saturating_add(options.seeds);
+    let totals = Mutex::new(Totals::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let mut from = next.fetch_add(CHUNK, Ordering::Relaxed);
+                    let until = end.min(from.saturating_add(CHUNK));
+                    if from >= end {
+                        break;
+                    }
+                    while from < until {
+                        from +=
+                            play_apart(Options { from, seeds: until - from, ..options }, &totals);
+                    }
+                }
+            });
+        }
+    });
+    let totals = totals.into_inner().expect("nobody panics with it");
+    let mut text = totals.line();
+    if !totals.violations.is_empty() {
+        let mut seeds = totals.violations.clone();
+        seeds.sort_unstable();
+        text.push_str(&format!("; seeds {seeds:?}"));
+    }
+    text.push('\n');
+    let _gone = std::io::stdout().write_all(text.as_bytes());
+    if totals.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,495 @@
+//! Everything at once: a random world with all faults and random deeds, then quiet, in which everything
+//! must settle.
+
+use crate::disk::DiskFaults;
+use crate::net::{Link, Rng, Way, flip};
+use crate::world::{ClientNode, Clock, Process, Setup, World};
+use clawchat_core::id::FileId;
+use clawchat_core::limits::IDLE_TIMEOUT;
+use clawchat_core::time::Duration;
+use clawchat_core::wire::message::Status;
+use clawchat_core::{client, server};
+use std::collections::BTreeMap;
+
+/// Who is there.
+const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
+/// Recipients, some of whom are nobody.
+pub const TO: [&str; 9] =
+    ["@ann", "@bob", "@cid", "@dan", "#lobby", "#ops", "#deep", "@server", "@nobody"];
+/// A world has this long to settle.
+const QUIET: Duration = Duration::from_secs(1500);
+
+/// A world and what is done in it.
+struct Chaos {
+    world: World,
+    rng: Rng,
+    /// Hours that the storm lasts beyond its minutes, most of them idle.
+    hours: u64,
+    /// When a server that shuts down is dropped.
+    stop_at: Option<u64>,
+}
+
+/// What a world came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Of its whole history.
+    pub hash: u64,
+    /// Different datagrams.
+    pub datagrams: usize,
+    /// Chats that were sent.
+    pub chats: usize,
+    /// Times that a chat was shown.
+    pub shown: usize,
+    /// Virtual seconds.
+    pub virtual_secs: u64,
+    /// Rotations of keys, at the server.
+    pub keys: usize,
+    /// Rotations of the port.
+    pub ports: usize,
+    /// Moves to another path.
+    pub moves: usize,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+fn setup(seed: u64, verbose: bool) -> Setup {
+    let mut rng = Rng::new(!seed);
+    let pick = |rng: &mut Rng, choices: [u64; 4]| choices[rng.index(4)];
+    Setup {
+        members: vec![
+            ("ann", vec!["ops", "deep"]),
+            ("bob", vec![]),
+            ("cid", vec!["ops"]),
+            ("dan", vec!["deep"]),
+        ],
+        scheduled: rng.chance(600),
+        nat: rng.chance(600),
+        interval: [3600, 3600, 600, 60][rng.index(4)],
+        lazy: pick(&mut rng, [0, 0, 300, 1000]),
+        skew: pick(&mut rng, [0, 1_000, 5_000, 140_000]),
+        rerun: format!(
+            "cargo run --release -p clawchat-tests --bin world -- --seeds 1 --from {seed} --verbose"
+        ),
+        lines: if verbose { 1_000_000 } else { 100 },
+        ..Setup::new(seed)
+    }
+}
+
+impl Chaos {
+    fn new(seed: u64, hours: u64, verbose: bool) -> Self {
+        let rng = Rng::new(seed.rotate_left(32) ^ 0x5eed);
+        let mut setup = setup(seed, verbose);
+        // Clients with a clock far off find the server only within the grace of a slot's edge.
+        setup.skew = setup.skew.min(setup.interval * 1000 / 6);
+        let world = World::new(setup);
+        let mut chaos = Self { world, rng, hours, stop_at: None };
+        for member in MEMBERS {
+            let file = chaos.world.issue(member);
+            if chaos.rng.chance(800) {
+                chaos.world.start(file);
+            }
+        }
+        chaos
+    }
+
+    /// A process that runs, whatever its state.
+    fn anyone(&mut self) -> Option<Process> {
+        let processes: Vec<_> = self
+            .world
+            .processes()
+            .filter(|(_, node)| node.runs())
+            .map(|(process, _)| process)
+            .collect();
+        self.rng.pick(&processes).copied()
+    }
+
+    fn member(&mut self) -> &'static str {
+        MEMBERS[self.rng.index(MEMBERS.len())]
+    }
+
+    fn somebody(&mut self) -> Option<Process> {
+        let member = self.member();
+        let awake = |process: &Process| !self.world.client(*process).sleeps(self.world.now());
+        self.world.living(member).filter(awake)
+    }
+
+    fn count(&self, wanted: impl Fn(&server::Event) -> bool) -> usize {
+        self.world.server.events.iter().filter(|event| wanted(event)).count()
+    }
+
+    /// Suspends somebody, sets a clock, or makes a translator forget.
+    fn disturb(&mut self) {
+        let Some(process) = self.somebody() else { return };
+        match self.rng.below(4) {
+            0 => {
+                let time = self.rng.range(1..=200);
+                let time = if self.rng.chance(200) { time * 60 } else { time };
+                self.world.sleep(process, Duration::from_secs(time));
+            }
+            1 => {
+                let ms = self.rng.range(0..=400_000).cast_signed() - 200_000;
+                let whose = self.rng.chance(500).then_some(process);
+                self.world.step_clock(whose, ms);
+            }
+            _ => self.world.rebind(process),
+        }
+    }
+
+    fn say(&mut self) {
+        let Some(process) = self.somebody() else { return };
+        let to = TO[self.rng.index(TO.len())];
+        let len = match self.rng.below(100) {
+            0 => self.rng.range(5_000..=65_000),
+            1..20 => self.rng.range(1_000..=5_000),
+            _ => self.rng.range(1..=300),
+        };
+        let letters = self.rng.bytes(usize::try_from(len).unwrap_or(1));
+        let text: String = letters.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+        // `WindowFull` and `Closed` are fair answers.
+        let _ = self.world.say(process, to, &text);
+    }
+
+    fn rotate(&mut self) {
+        if self.rng.chance(500) {
+            let member = self.member();
+            let member = self.rng.chance(500).then_some(member);
+            self.world.with_server(|server, now| server.rotate_keys(now, member));
+        } else if let Some(process) = self.somebody() {
+            let _ = self.world.with_client(process, |client, now| client.rotate_keys(now));
+        }
+    }
+
+    fn strain_link(&mut self) {
+        let Some(process) = self.anyone() else { return };
+        let links = [Link::DOWN, Link::CLEAN, Link::random(&mut self.rng)];
+        let link = links[self.rng.index(3)];
+        self.world.fault("bad link");
+        match self.rng.below(4) {
+            0 => self.world.net.set(process, Way::Up, link),
+            1 => self.world.net.set(process, Way::Down, link),
+            _ => self.world.net.set_both(process, link),
+        }
+    }
+
+    fn strain_disk(&mut self) {
+        self.world.fault("bad disk");
+        let rng = &mut self.rng;
+        self.world.disk.faults = DiskFaults {
+            store: rng.below(100),
+            issue: rng.below(300),
+            retire: rng.below(300),
+            slow: rng.below(200),
+            hang: rng.below(30),
+            lost: rng.below(200),
+        };
+        self.world.wipe_fails = rng.below(500);
+    }
+
+    fn stop_server(&mut self) {
+        if !self.world.server_is_up() {
+            self.world.server.ports_taken = u32::try_from(self.rng.below(3)).unwrap_or(0);
+            self.world.start_server();
+        } else if self.rng.chance(600) {
+            self.world.fault("server crash");
+            self.world.crash_server();
+        } else if self.stop_at.is_none() {
+            self.world.with_server(|server, now| server.shut_down(now));
+            self.stop_at = Some(self.world.now() + self.rng.range(100_000..=8_000_000));
+        }
+    }
+
+    fn compromise(&mut self) {
+        self.world.fault("COMPROMISED");
+        let member = self.member();
+        let who = self.rng.below(4);
+        if who != 0
+            && let Some(process) = self.world.living(member)
+        {
+            self.world.declare(process);
+        }
+        if who < 2 {
+            self.world.with_server(|s, now| s.declare_compromised(now, member, "chaos reigns"));
+        }
+    }
+
+    fn steal(&mut self) {
+        let retired: Vec<FileId> = self
+            .world
+            .disk
+            .issued()
+            .iter()
+            .map(|issued| issued.file)
+            .filter(|file| self.world.disk.retired_at(*file).is_some())
+            .collect();
+        if let Some(file) = self.rng.pick(&retired).copied()
+            && let Some(content) = self.world.disk.content(file)
+        {
+            self.world.start_with("thief", Some(file), content, Clock::default(), true);
+        }
+    }
+
+    fn forgery(&mut self) -> Vec<u8> {
+        let heard = self.world.net.recall(&mut self.rng).map(|heard| heard.datagram.clone());
+        let Some(mut datagram) = heard else { return self.rng.bytes(64) };
+        match self.rng.below(5) {
+            0 => {
+                let len = self.rng.index(1_500);
+                datagram = self.rng.bytes(len);
+                datagram.resize(len.next_multiple_of(16), 0);
+                datagram.get_mut(..1).into_iter().for_each(|byte| byte[0] = 0x20);
+            }
+            1 => datagram.truncate(self.rng.index(datagram.len() + 1)),
+            2 => datagram.truncate(self.rng.index(datagram.len() / 16 + 1) * 16),
+            3 => flip(&mut self.rng, &mut datagram),
+            _ => {}
+        }
+        datagram
+    }
+
+    fn attack(&mut self) {
+        for _ in 0..self.rng.range(1..=10) {
+            self.world.fault("forgery or replay");
+            let datagram = self.forgery();
+            if self.rng.chance(700) {
+                self.world.attack(datagram);
+            } else if let Some(process) = self.anyone() {
+                let from_server = self.rng.chance(500);
+                self.world.attack_client(process, from_server, datagram);
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        match self.rng.below(100) {
+            0..45 => self.say(),
+            45..48 => (0..self.rng.range(2..=30)).for_each(|_| self.say()),
+            48..56 => self.rotate(),
+            56..58 => self.stop_server(),
+            58..60 => {
+                if let Some(process) = self.anyone() {
+                    self.world.fault("client crash");
+                    self.world.crash_client(process);
+                }
+            }
+            60..67 => self.strain_link(),
+            67..69 => {
+                if let Some(process) = self.somebody() {
+                    self.world.with_client(process, |client, now| client.leave(now));
+                }
+            }
+            69..71 => {
+                if let Some(process) = self.somebody() {
+                    let status = if self.rng.chance(500) { Status::Away } else { Status::Online };
+                    let _ = self
+                        .world
+                        .with_client(process, |client, now| client.set_status(now, status));
+                }
+            }
+            71..73 => self.compromise(),
+            73..75 => self.steal(),
+            75..78 => self.strain_disk(),
+            78..82 => self.disturb(),
+            _ => self.attack(),
+        }
+    }
+
+    /// What operators and users do: start what is down, and hand out files where there are none.
+    fn tend(&mut self, hurry: bool) {
+        if self.stop_at.is_some_and(|at| at <= self.world.now()) {
+            self.stop_at = None;
+            if self.world.server_is_up() {
+                self.world.crash_server();
+            }
+        }
+        if self.world.server_machine().is_some_and(|server| server.port().is_none()) {
+            self.world.crash_server();
+        }
+        if !self.world.server_is_up() && (hurry || self.rng.chance(100)) {
+            self.stop_at = None;
+            self.world.start_server();
+        }
+        for member in MEMBERS {
+            self.replace_refused(member);
+            if self.world.living(member).is_none() && (hurry || self.rng.chance(100)) {
+                self.revive(member);
+            }
+        }
+    }
+
+    /// A user whose file meets silence takes another.
+    fn replace_refused(&mut self, member: &str) {
+        let Some(process) = self.world.living(member) else { return };
+        let (node, secs) = (self.world.client(process), self.world.server_secs());
+        let refused = |file| self.world.server_machine().is_some_and(|s| !s.accepts(file, secs));
+        if !node.connected && node.file.is_some_and(refused) && self.rng.chance(100) {
+            self.world.crash_client(process);
+        }
+    }
+
+    fn revive(&mut self, member: &str) {
+        let closed = |(_, node): &(Process, &ClientNode)| {
+            node.member == member && node.runs() && node.closed.is_some() && !node.wiped
+        };
+        let closed: Vec<_> = self.world.processes().filter(closed).map(|(p, _)| p).collect();
+        let secs = self.world.server_secs();
+        let accepted = |file: FileId| {
+            self.world.server_machine().is_none_or(|server| server.accepts(file, secs))
+        };
+        let file = self.world.file_of(member).filter(|file| accepted(*file));
+        if let Some(process) = closed.last().copied()
+            && self.world.client(process).file == file
+            && file.is_some()
+            && self.rng.chance(500)
+        {
+            self.world.connect(process);
+            return;
+        }
+        for process in closed {
+            self.world.crash_client(process);
+        }
+        match file {
+            Some(file) => {
+                self.world.start(file);
+            }
+            None => {
+                self.world.with_server(|server, now| server.issue(now, member, &[], 1_000_000));
+            }
+        }
+    }
+
+    fn storm(&mut self) {
+        self.strain_disk();
+        self.world.net.set_all(Link::random(&mut self.rng));
+        let until = self.world.now() + self.rng.range(60_000_000..=300_000_000);
+        self.act_until(until);
+        for _ in 0..self.hours {
+            self.world.run(Duration::from_secs(self.rng.range(1_800..=3_500)));
+            let until = self.world.now() + self.rng.range(1_000_000..=20_000_000);
+            self.act_until(until);
+        }
+        if self.hours == 0 && self.rng.chance(100) {
+            // An idle hour or two: keys and port rotate by themselves.
+            self.world.run(Duration::from_secs(self.rng.range(1_000..=8_000)));
+            self.tend(false);
+            self.act();
+        }
+    }
+
+    fn act_until(&mut self, until: u64) {
+        while self.world.now() < until {
+            let pause = match self.rng.below(20) {
+                0 => self.rng.range(1_000_000..=15_000_000),
+                1..8 => 0,
+                _ => self.rng.range(0..=1_500_000),
+            };
+            self.world.run(Duration::from_micros(pause));
+            self.act();
+            self.tend(false);
+        }
+    }
+
+    /// No faults any more: everybody comes back, and everything arrives.
+    fn quiet(&mut self) {
+        self.world.calm();
+        // Signals that are out come to their end.
+        self.world.run(Duration::from_secs(15));
+        let begin = self.world.now();
+        loop {
+            self.tend(true);
+            self.world.run(Duration::from_secs(2));
+            if self.is_settled().is_ok() {
+                break;
+            }
+            if Duration::from_micros(self.world.now() - begin) > QUIET
+                && let Err(why) = self.is_settled()
+            {
+                self.world.fail(&why);
+            }
+        }
+        for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
+            self.world.attack(heard.datagram);
+        }
+        self.rehearse();
+        self.world.run(Duration::from_secs(70));
+        if let Err(why) = self.is_settled() {
+            self.world.fail(&format!("it does not last: {why}"));
+        }
+    }
+
+    /// Without faults everybody can rotate keys while chat flows, and no session ends by it.
+    fn rehearse(&mut self) {
+        // A client that a crash of the server left behind notices it when nothing comes for a minute.
+        self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
+        let processes: Vec<_> = MEMBERS.iter().filter_map(|name| self.world.living(name)).collect();
+        let count = |world: &World, rotated: bool| -> Vec<usize> {
+            let wanted = |event: &&client::Event| match event {
+                client::Event::KeysRotated { .. } => rotated,
+                client::Event::Disconnected { .. } => !rotated,
+                _ => false,
+            };
+            let events = processes.iter().map(|process| &world.client(*process).events);
+            events.map(|events| events.iter().filter(wanted).count()).collect()
+        };
+        let (rotations, ends) = (count(&self.world, true), count(&self.world, false));
+        for turn in 0..10 {
+            for process in &processes {
+                let _ = self.world.say(*process, "#lobby", "rehearsal");
+                let _ = self.world.with_client(*process, |client, now| client.rotate_keys(now));
+            }
+            if turn % 2 == 0 {
+                self.world.with_server(|server, now| server.rotate_keys(now, None));
+            }
+            self.world.run(Duration::from_millis(self.rng.range(1..=300)));
+        }
+        self.world.run(Duration::from_secs(5));
+        let rotated = count(&self.world, true);
+        if rotated.iter().zip(&rotations).any(|(after, before)| after <= before) {
+            self.world
+                .fail(&format!("keys were not rotated: {processes:?} {rotations:?} {rotated:?}"));
+        }
+        self.world.run(Duration::from_secs(61));
+        if count(&self.world, false) != ends {
+            self.world.fail("a session ended without a cause");
+        }
+    }
+
+    fn is_settled(&self) -> Result<(), String> {
+        for member in MEMBERS {
+            let process = self.world.living(member).ok_or_else(|| format!("{member} is dead"))?;
+            let unreceipted =
+                self.world.client_machine(process).map_or(0, client::Client::unreceipted);
+            let node = self.world.client(process);
+            let known = self.world.server_machine().is_some_and(|server| {
+                server.sessions().iter().any(|session| node.nat.owns(session.remote))
+            });
+            if !node.connected || !known || unreceipted > 0 {
+                return Err(format!("{process:?} of {member}: {unreceipted} without receipt"));
+            }
+        }
+        self.world.chats_complete()
+    }
+}
+
+/// Plays the world of a seed: storm, then quiet.
+///
+/// # Panics
+/// With the seed and the last lines of the transcript when an oracle complains.
+#[must_use]
+pub fn play(seed: u64, hours: u64, verbose: bool) -> Outcome {
+    let mut chaos = Chaos::new(seed, hours, verbose);
+    chaos.storm();
+    chaos.quiet();
+    let oracles = &chaos.world.oracles;
+    Outcome {
+        hash: chaos.world.transcript.hash(),
+        datagrams: oracles.wire.count(),
+        chats: oracles.chats.count(),
+        shown: oracles.chats.count_shown(),
+        virtual_secs: chaos.world.now() / 1_000_000,
+        keys: chaos.count(|event| matches!(event, server::Event::KeysRotated { .. })),
+        ports: chaos.count(|event| matches!(event, server::Event::PortRotated { .. })),
+        moves: chaos
+            .count(|event| matches!(event, server::Event::Audit(server::Audit::PathMoved { .. }))),
+        faults: chaos.world.faults.clone(),
+    }
+}
