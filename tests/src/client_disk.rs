@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Every file on a client's disk is accepted, and no more than two secrets of it (PROTOCOL 5.2).
-    pub(crate) fn check_stored(&mut self) {
+    pub(crate) fn check_stored(&self) {
         let mut complaint = None;
         for (file, content) in self.stored_files() {
             if self.is_given_up(*file) {

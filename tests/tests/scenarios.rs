@@ -9,6 +9,8 @@ use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+type Check = fn(&[Requirement], &[Scenario]) -> Outcome;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
         trials.push(play.with_kind(kind).with_ignored_flag(pending));
     }
     let both = move || Ok::<_, String>((all.clone()?, list.clone()?));
-    let checks: [(&str, fn(&[Requirement], &[Scenario]) -> Outcome); 3] = [
+    let checks: [(&str, Check); 3] = [
         ("coverage/every requirement is shown", everything_is_shown),
         ("coverage/every reference leads somewhere", references),
         ("coverage/no two scenarios share a name", names),

@@ -4,11 +4,11 @@
 //! with 1. `--hours` lets each storm last so many hours more, `--verbose` keeps the whole transcript.
 
 use clawchat_tests::storm::{Outcome, play};
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that one process plays.
 const CHUNK: u64 = 100;

@@ -284,7 +284,7 @@ fn packet(
     let timestamp = timestamp(world, step)?;
     let number = |step: &mut Fields, key: &str| {
         let value = step.maybe(key).map(|value| resolve(&value, &world.names)).transpose()?;
-        value.map(|value| value.as_u64().ok_or(format!("{key}: no number"))).transpose()
+        value.map(|value| value.as_u64().ok_or_else(|| format!("{key}: no number"))).transpose()
     };
     let (epoch, seq) = (number(step, "epoch")?, number(step, "seq")?);
     let skip = number(step, "skip")?.unwrap_or(0);

@@ -37,7 +37,9 @@ pub(super) const SERVER: &str = "192.0.2.1:50000";
 pub(super) fn world(start: &Value) -> Outcome<World> {
     Fields::of(start.clone())?.all(|start| {
         let clock = |start: &mut Fields, key: &str, or: u64| {
-            start.maybe(key).map_or(Ok(or), |value| value.as_u64().ok_or(format!("{key}: no time")))
+            start
+                .maybe(key)
+                .map_or(Ok(or), |value| value.as_u64().ok_or_else(|| format!("{key}: no time")))
         };
         let mono = Instant::from_micros(clock(start, "mono_s", 1000)? * 1_000_000);
         let wall = UnixMs(clock(start, "wall_s", BEGIN)? * 1000);
@@ -126,12 +128,13 @@ fn port_choice(value: Option<Value>, interval: u64) -> Outcome<PortChoice> {
 
 fn credential(file: u64, name: &str, now: Now, over: Value) -> Outcome<(Credential, FileData)> {
     Fields::of(over)?.all(|over| {
-        let member = over.maybe("member").map_or(Ok(name.to_owned()), |member| {
-            member.as_str().map(str::to_owned).ok_or("member: no text")
-        })?;
+        let member = over.maybe("member").map_or_else(
+            || Ok(name.to_owned()),
+            |member| member.as_str().map(str::to_owned).ok_or("member: no text"),
+        )?;
         let mut number = |key: &str, or: i64| {
             over.maybe(key)
-                .map_or(Ok(or), |value| value.as_i64().ok_or(format!("{key}: no integer")))
+                .map_or(Ok(or), |value| value.as_i64().ok_or_else(|| format!("{key}: no integer")))
         };
         let wall = i64::try_from(now.wall.secs()).unwrap_or(i64::MAX);
         let at = |moment: i64| u64::try_from(wall + moment).unwrap_or(0);
@@ -185,7 +188,7 @@ fn stored_chat(value: Value, now: Now) -> Outcome<StoredChat> {
         };
         let waits = chat.list("waits")?;
         let waits = waits.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-        let age = chat.maybe("age").map_or(Ok(Default::default()), |age| duration(&age))?;
+        let age = chat.maybe("age").map_or_else(|| Ok(Default::default()), |age| duration(&age))?;
         let age = u64::try_from(age.as_millis()).unwrap_or(0);
         let stored_at = UnixMs(now.wall.0.saturating_sub(age));
         let chat = Chat { id, from, to, text, sent_at: stored_at };
@@ -196,7 +199,9 @@ fn stored_chat(value: Value, now: Now) -> Outcome<StoredChat> {
 fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
     let Cast { members, files, peers } = cast(start)?;
     let number = |start: &mut Fields, key: &str, or: u64| {
-        start.maybe(key).map_or(Ok(or), |value| value.as_u64().ok_or(format!("{key}: no integer")))
+        start
+            .maybe(key)
+            .map_or(Ok(or), |value| value.as_u64().ok_or_else(|| format!("{key}: no integer")))
     };
     let interval = number(start, "interval", 3600)?;
     let port = port_choice(start.maybe("port"), interval)?;
@@ -229,8 +234,9 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
     world.files = data;
     for (index, (name, over)) in peers.into_iter().enumerate() {
         let peer = Fields::of(over)?.all(|over| {
-            let file =
-                over.maybe("file").map_or(Some(name.clone()), |f| f.as_str().map(str::to_owned));
+            let file = over
+                .maybe("file")
+                .map_or_else(|| Some(name.clone()), |f| f.as_str().map(str::to_owned));
             let from =
                 over.maybe("address").map_or_else(|| address_of(index), |at| address(&at))?;
             Ok(Peer::new(file.ok_or("file: no text")?, from))

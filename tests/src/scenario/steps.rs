@@ -78,7 +78,7 @@ fn act(world: &mut World, step: &mut Fields) -> Outcome<bool> {
         let command = step.take("command")?;
         let command = resolve(&command, &world.names)?;
         let result = super::commands::command(world, command)?;
-        let expected = step.maybe("returns").unwrap_or_else(|| json!(true));
+        let expected = step.maybe("returns").unwrap_or(Value::Bool(true));
         compare(&expected, &result, &mut world.names).map_err(|why| format!("returns {why}"))?;
         world.settle()?;
         return Ok(false);

@@ -166,9 +166,10 @@ impl World {
         Fields::of(what.clone())?.all(|what| {
             if what.has("peer") {
                 what.within("peer", |flags| {
-                    let mut flag = |key: &str, old: &mut bool| match flags.maybe(key) {
-                        Some(Value::Bool(new)) => *old = new,
-                        Some(_) | None => {}
+                    let mut flag = |key: &str, old: &mut bool| {
+                        if let Some(Value::Bool(new)) = flags.maybe(key) {
+                            *old = new;
+                        }
                     };
                     flag("acks", &mut self.habits.acks);
                     flag("rotates", &mut self.habits.rotates);
