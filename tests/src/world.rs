@@ -14,7 +14,7 @@ use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::error::{CloseReason, ErrorCode, SendError};
 use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
-use clawchat_core::limits::{DATAGRAM_MAX, SESSIONS};
+use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
@@ -79,6 +79,8 @@ pub struct Setup {
     pub skew: u64,
     /// Seconds between two rotations of keys and port.
     pub interval: u64,
+    /// What one epoch's keys may carry.
+    pub key_limits: KeyLimits,
     /// Whether clients are behind address translators.
     pub nat: bool,
     /// How to run this again.
@@ -99,6 +101,7 @@ impl Setup {
             lazy: 0,
             skew: 0,
             interval: 3600,
+            key_limits: KeyLimits::default(),
             nat: false,
             rerun: "cargo test -p clawchat-tests".to_string(),
             lines: 100,
@@ -966,6 +969,7 @@ impl World {
             credentials: self.disk.credentials(),
             chats: self.disk.chats(),
             max_sessions: self.setup.max_sessions,
+            key_limits: self.setup.key_limits,
             provider: &RustCrypto,
         };
         let seed = Seed::new(&mut self.rng.seed());
@@ -1179,6 +1183,7 @@ impl World {
             addresses: vec![SERVER_IP],
             port: None,
             reconnect,
+            key_limits: self.setup.key_limits,
             provider: &RustCrypto,
         };
         let seed = Seed::new(&mut self.rng.seed());

@@ -212,7 +212,7 @@ impl Client {
         else {
             return;
         };
-        match search.finish(now, path, &config.file, self.provider, reply) {
+        match search.finish(now, path, config, reply) {
             Found::Session(session, info) => {
                 let wide = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
                 self.skew_ms = wide(now.wall.0).saturating_sub(wide(info.now.0));
