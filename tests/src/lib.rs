@@ -7,6 +7,7 @@ pub mod nat;
 pub mod net;
 pub mod oracle;
 pub mod process;
+mod rehearsal;
 pub mod scenario;
 pub mod sessions;
 pub mod storm;

@@ -407,6 +407,14 @@ impl World {
         }
     }
 
+    /// Sets a client's wall clock to so much ahead, milliseconds.
+    pub fn set_clock(&mut self, process: Process, ahead: i64) {
+        self.fault("clock step");
+        self.line(format!("the clock of {process:?} is set to {ahead} ms"));
+        let host = self.clients[process.0].host.as_mut();
+        host.into_iter().for_each(|host| host.clock.ahead = ahead);
+    }
+
     /// A client's translator forgets all mappings.
     pub fn rebind(&mut self, process: Process) {
         self.fault("rebinding");
