@@ -3,7 +3,7 @@
 
 use crate::storm::{Chaos, MEMBERS};
 use crate::world::{Process, World};
-use clawchat_core::client;
+use clawchat_core::client::{self, Client};
 use clawchat_core::limits::IDLE_TIMEOUT;
 use clawchat_core::server::SessionStatus;
 use clawchat_core::time::Duration;
@@ -89,13 +89,23 @@ impl Chaos {
     /// Whoever only forwards copies, however fast, never becomes the path.
     fn rehearse_forwarder(&mut self) {
         let Some(process) = self.rng.pick(&self.everybody()).copied() else { return };
+        let _ = self.world.say(process, "#lobby", "here I am");
+        self.world.run(Duration::from_secs(2));
+        let path = |world: &World| world.client_machine(process).and_then(Client::path);
+        let begin = path(&self.world);
+        // Who is on the way to another path answers at none yet.
+        let known = session(&self.world, process).map(|session| session.remote);
+        if known != self.world.client(process).address {
+            return;
+        }
         self.forward(process);
         for _ in 0..self.rng.range(3..=20) {
             let _ = self.world.say(process, "#lobby", "overheard");
             let until = self.world.now() + self.rng.range(1_000..=600_000);
             while self.world.step(until) {
                 let forwarder = self.world.forwarders.get(&process).copied();
-                if session(&self.world, process).map(|session| session.remote) == forwarder {
+                let captured = session(&self.world, process).map(|s| s.remote) == forwarder;
+                if captured && path(&self.world) == begin {
                     self.world.fail("oracle 11: a forwarder of copies captured a path");
                 }
             }
@@ -110,6 +120,10 @@ impl Chaos {
         let interval = self.world.setup.interval;
         let slots = if interval > 600 { 2 } else { 20 };
         let secs = self.rng.range(0..=slots * interval);
+        let file = self.world.client(process).file.and_then(|file| self.world.stored_file(file));
+        if file.is_none_or(|file| file.valid_until < self.world.server_secs() + secs + 600) {
+            return;
+        }
         self.world.sleep(process, Duration::from_secs(secs));
         let skew = self.world.setup.skew;
         let ahead = self.rng.range(0..=2 * skew).cast_signed() - skew.cast_signed();
