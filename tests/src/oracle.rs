@@ -9,7 +9,7 @@ use clawchat_core::limits::{DATAGRAM_BASE, DATAGRAM_MIN};
 use clawchat_core::wire::header::PacketType;
 use clawchat_core::wire::message::{Chat, ErrorCode, ReceiptState};
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Who emitted or told something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,9 +184,9 @@ impl Chats {
 /// What goes over the wire: no IV twice, silence towards strangers and after a wipe.
 #[derive(Debug, Default)]
 pub struct Wire {
-    by_iv: BTreeMap<[u8; 12], u64>,
+    by_iv: HashMap<[u8; 12], u64>,
     /// By message id, which is the encrypted sequence number.
-    by_id: BTreeMap<[u8; 16], u64>,
+    by_id: HashMap<[u8; 16], u64>,
     /// Replies that the present run of the server gave to hellos.
     replies: BTreeMap<u64, u64>,
     /// Acks of signals.

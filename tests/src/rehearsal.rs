@@ -15,19 +15,17 @@ const FOUND: Duration = Duration::from_secs(120);
 const LATE: Duration = Duration::from_millis(400);
 
 impl Chaos {
-    /// Each of them, in turn.
+    /// Rotations, and one of the others.
     pub(crate) fn rehearse(&mut self) {
         // A client that a crash of the server left behind notices it when nothing comes for a minute.
         self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
         self.settle();
         self.rehearse_rotations();
-        self.rehearse_rebinding();
-        self.rehearse_forwarder();
-        if self.rng.chance(400) {
-            self.rehearse_sleep();
-        }
-        if self.rng.chance(500) {
-            self.rehearse_compromise();
+        match self.rng.below(5) {
+            0 | 1 => self.rehearse_rebinding(),
+            2 => self.rehearse_forwarder(),
+            3 => self.rehearse_sleep(),
+            _ => self.rehearse_compromise(),
         }
     }
 
@@ -93,9 +91,9 @@ impl Chaos {
         self.world.run(Duration::from_secs(2));
         let path = |world: &World| world.client_machine(process).and_then(Client::path);
         let begin = path(&self.world);
-        // Who is on the way to another path answers at none yet.
+        // Who is on the way to another path answers at none yet, and a late driver after the PTO.
         let known = session(&self.world, process).map(|session| session.remote);
-        if known != self.world.client(process).address {
+        if known != self.world.client(process).address || self.world.is_lazy(process) {
             return;
         }
         self.forward(process);

@@ -3,12 +3,13 @@
 
 use crate::disk::DiskFaults;
 use crate::net::{Link, Rng, Way, flip};
-use crate::world::{ClientNode, Clock, Process, Setup, World};
+use crate::world::{ClientNode, Clock, Process, SERVER_IP, SERVER_IP6, Setup, World};
 use clawchat_core::id::FileId;
 use clawchat_core::limits::KeyLimits;
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
 use clawchat_core::{client, server};
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
 /// Limits that the chat of a few minutes reaches.
@@ -436,11 +437,13 @@ impl Chaos {
     /// The attacker sends again all that he ever heard, to the server and to all clients.
     fn replay_everything(&mut self) {
         let processes: Vec<_> = MEMBERS.iter().filter_map(|name| self.world.living(name)).collect();
+        let to_server = |to: SocketAddr| to.ip() == SERVER_IP || to.ip() == SERVER_IP6;
         for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
-            for process in &processes {
-                self.world.attack_client(*process, true, heard.datagram.clone());
+            if to_server(heard.to) {
+                self.world.attack(heard.datagram);
+            } else if let Some(process) = self.rng.pick(&processes) {
+                self.world.attack_client(*process, true, heard.datagram);
             }
-            self.world.attack(heard.datagram);
         }
     }
 

@@ -1302,6 +1302,12 @@ impl World {
         self.check();
     }
 
+    /// Whether the driver of a client is late.
+    #[must_use]
+    pub fn is_lazy(&self, process: Process) -> bool {
+        self.clients[process.0].host.as_ref().is_some_and(|host| host.lazy.is_some())
+    }
+
     /// A client's process.
     #[must_use]
     pub fn client(&self, process: Process) -> &ClientNode {
