@@ -375,7 +375,7 @@ impl Chaos {
     fn storm(&mut self) {
         self.strain_disk();
         self.world.net.set_all(Link::random(&mut self.rng));
-        let until = self.world.now() + self.rng.range(60_000_000..=300_000_000);
+        let until = self.world.now() + self.rng.range(40_000_000..=160_000_000);
         self.act_until(until);
         for _ in 0..self.hours {
             self.world.run(Duration::from_secs(self.rng.range(1_800..=3_500)));
