@@ -13,7 +13,7 @@ use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
 /// Limits that the chat of a few minutes reaches.
-const LOW_LIMITS: KeyLimits = KeyLimits { due: 150_000, stop: 300_000, end: 500_000 };
+const LOW_LIMITS: KeyLimits = KeyLimits { due: 60_000, stop: 120_000, end: 400_000 };
 /// Who is there.
 pub(crate) const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
 /// Recipients, some of whom are nobody.

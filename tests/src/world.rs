@@ -406,6 +406,9 @@ impl World {
         self.line(format!("the clock of {process:?} is set by {ms} ms"));
         match process {
             None => {
+                if ms < 0 {
+                    self.oracles.wire.server_restarted();
+                }
                 self.server.clock.ahead += ms;
                 self.server.host.iter_mut().for_each(|host| host.clock.ahead += ms);
             }
@@ -1482,6 +1485,7 @@ impl World {
         self.server.ports_taken = 0;
         self.wipe_fails = 0;
         self.forwarders.clear();
+        self.oracles.wire.server_restarted();
         self.server.clock.ahead = 0;
         if let Some(host) = &mut self.server.host {
             host.clock.ahead = 0;
