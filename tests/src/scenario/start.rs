@@ -304,6 +304,8 @@ fn client(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
     let client = Client::new(config, &Seed::new(&mut rng.seed()), now);
     let mut world = World::new(Machine::Client(Box::new(client)), now, rng);
     world.files.insert("ann".to_owned(), data);
+    // What a renewal of it is made of.
+    world.names.insert("file".to_owned(), content);
     let peer = Peer::new("ann".to_owned(), address(&json!(SERVER))?);
     world.peers.insert("server".to_owned(), peer);
     Ok(world)
