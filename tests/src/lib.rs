@@ -8,6 +8,7 @@ pub mod net;
 pub mod oracle;
 pub mod process;
 pub mod scenario;
+pub mod sessions;
 pub mod storm;
 pub mod transcript;
 pub mod vectors;

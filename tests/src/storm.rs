@@ -5,12 +5,14 @@ use crate::disk::DiskFaults;
 use crate::net::{Link, Rng, Way, flip};
 use crate::world::{ClientNode, Clock, Process, Setup, World};
 use clawchat_core::id::FileId;
-use clawchat_core::limits::IDLE_TIMEOUT;
+use clawchat_core::limits::{IDLE_TIMEOUT, KeyLimits};
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
 use clawchat_core::{client, server};
 use std::collections::BTreeMap;
 
+/// Limits that the chat of a few minutes reaches.
+const LOW_LIMITS: KeyLimits = KeyLimits { due: 150_000, stop: 300_000, end: 500_000 };
 /// Who is there.
 const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
 /// Recipients, some of whom are nobody.
@@ -64,6 +66,8 @@ fn setup(seed: u64, verbose: bool) -> Setup {
         ],
         scheduled: rng.chance(600),
         nat: rng.chance(600),
+        dual: rng.chance(400),
+        key_limits: if rng.chance(300) { LOW_LIMITS } else { KeyLimits::default() },
         interval: [3600, 3600, 600, 60][rng.index(4)],
         lazy: pick(&mut rng, [0, 0, 300, 1000]),
         skew: pick(&mut rng, [0, 1_000, 5_000, 140_000]),
@@ -153,9 +157,9 @@ impl Chaos {
         if self.rng.chance(500) {
             let member = self.member();
             let member = self.rng.chance(500).then_some(member);
-            self.world.with_server(|server, now| server.rotate_keys(now, member));
+            self.world.rotate_by_server(member);
         } else if let Some(process) = self.somebody() {
-            let _ = self.world.with_client(process, |client, now| client.rotate_keys(now));
+            self.world.rotate_by_client(process);
         }
     }
 
@@ -406,13 +410,22 @@ impl Chaos {
                 self.world.fail(&why);
             }
         }
-        for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
-            self.world.attack(heard.datagram);
-        }
+        self.replay_everything();
         self.rehearse();
         self.world.run(Duration::from_secs(70));
         if let Err(why) = self.is_settled() {
             self.world.fail(&format!("it does not last: {why}"));
+        }
+    }
+
+    /// The attacker sends again all that he ever heard, to the server and to all clients.
+    fn replay_everything(&mut self) {
+        let processes: Vec<_> = MEMBERS.iter().filter_map(|name| self.world.living(name)).collect();
+        for heard in self.world.net.heard().cloned().collect::<Vec<_>>() {
+            for process in &processes {
+                self.world.attack_client(*process, true, heard.datagram.clone());
+            }
+            self.world.attack(heard.datagram);
         }
     }
 
@@ -434,10 +447,10 @@ impl Chaos {
         for turn in 0..10 {
             for process in &processes {
                 let _ = self.world.say(*process, "#lobby", "rehearsal");
-                let _ = self.world.with_client(*process, |client, now| client.rotate_keys(now));
+                self.world.rotate_by_client(*process);
             }
             if turn % 2 == 0 {
-                self.world.with_server(|server, now| server.rotate_keys(now, None));
+                self.world.rotate_by_server(None);
             }
             self.world.run(Duration::from_millis(self.rng.range(1..=300)));
         }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
-use clawchat_core::limits::{DATAGRAM_MAX, SESSIONS};
+use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
@@ -650,6 +650,7 @@ fn serve_skewed(sandbox: &Sandbox, ahead_ms: i64) -> SkewedServer {
         credentials: Vec::new(),
         chats: Vec::new(),
         max_sessions: SESSIONS,
+        key_limits: KeyLimits::default(),
         provider: &RustCrypto,
     };
     let mut machine = Machine::new(config, &Seed::new(&mut [9; 32]), now(0));

@@ -12,7 +12,7 @@ use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
 use clawchat_core::id::ChatId;
-use clawchat_core::limits::SECURITY_FILE_MAX;
+use clawchat_core::limits::{KeyLimits, SECURITY_FILE_MAX};
 use clawchat_core::ops;
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
 use clawchat_smol::{Handle, Host, clock};
@@ -118,6 +118,7 @@ impl Link {
             addresses: addresses.clone(),
             port: common.port,
             reconnect: true,
+            key_limits: KeyLimits::default(),
             provider: &RustCrypto,
         };
         let host = Arc::new(SecHost { sec: opened.path, key: opened.key });

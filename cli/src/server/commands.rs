@@ -12,7 +12,7 @@ use crate::key::BootstrapKey;
 use crate::text::{answer, complain, event, moment, print, span};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::OpId;
-use clawchat_core::limits::SESSIONS;
+use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome as Completion;
 use clawchat_core::server::{Action, Server, ServerConfig};
 use clawchat_core::wire::json::{Json, Object, unbase64};
@@ -184,6 +184,7 @@ impl Offline {
             credentials: store.credentials()?,
             chats: Journal::open(&folder.join("chat.journal"))?.chats(),
             max_sessions: SESSIONS,
+            key_limits: KeyLimits::default(),
             provider: &RustCrypto,
         };
         let seed = entropy::seed().map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;

@@ -12,7 +12,7 @@ use crate::process;
 use crate::text::{complain, event, list, moment, one_line, print};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::{OpId, SessionId};
-use clawchat_core::limits::SESSIONS;
+use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome as Completion;
 use clawchat_core::server::{Action, Event, Server, ServerConfig};
 use clawchat_core::time::Now;
@@ -103,6 +103,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         credentials: store.credentials()?,
         chats: journal.chats(),
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
+        key_limits: KeyLimits::default(),
         provider: &RustCrypto,
     };
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error.to_string());

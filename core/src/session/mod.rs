@@ -143,6 +143,15 @@ impl Session {
         self.phase.epochs().map(Epochs::current)
     }
 
+    /// How many epochs there are keys of.
+    pub(crate) fn epochs_held(&self) -> usize {
+        self.phase.epochs().map_or(0, Epochs::held)
+    }
+
+    pub(crate) const fn connection_id(&self) -> &ConnectionId {
+        &self.connection_id
+    }
+
     /// The smoothed round-trip time, once measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.phase.transport()?.recovery.rtt.smoothed()

@@ -113,7 +113,7 @@ pub(crate) struct Paths {
     not_before: Instant,
     goals: VecDeque<Goal>,
     /// Left for a path that this side wanted: what still comes from there does not draw it back, since
-    /// the peer may follow late, or not before it closes the old path.
+    /// the peer may follow late, or not before it closes the old path. A port is left at all addresses.
     left: Option<Path>,
     outbox: VecDeque<Probe>,
 }
@@ -164,11 +164,18 @@ impl Paths {
         if path == self.home {
             // The peer still sends from there.
             self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
-        } else if self.candidate.is_none() && self.not_before <= pace.now && self.left != Some(path)
-        {
+        } else if self.candidate.is_none() && self.not_before <= pace.now && !self.is_left(path) {
             self.candidate = Some(self.suspect(pace, path, len, random));
             self.probe_candidate(pace, random);
         }
+    }
+
+    /// Whether this side went away from there because it wanted to be elsewhere.
+    fn is_left(&self, path: Path) -> bool {
+        self.left.is_some_and(|left| {
+            let same_port = left.remote.port() == self.home.remote.port();
+            if same_port { path == left } else { path.remote.port() == left.remote.port() }
+        })
     }
 
     fn suspect(&mut self, pace: Pace, path: Path, len: usize, random: &mut Stream) -> Candidate {
@@ -456,6 +463,22 @@ mod tests {
         assert!(probes(&mut paths).is_empty(), "nor when it follows in part");
         paths.opened(pace(140), path(0, 3), 10, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 1, "another one is a candidate as ever");
+    }
+
+    #[test]
+    fn a_port_is_left_at_all_addresses() {
+        let at = |ip: [u8; 4], port: u16| Path::new(PortId(0), (ip, port).into());
+        let (one, two) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+        let (mut paths, mut random) = (Paths::new(at(one, 4000), false), stream());
+        paths.aim(pace(0).now, at(one, 5000), false);
+        run(&mut paths, 0, &mut random);
+        let (_, challenge) = probes(&mut paths)[0];
+        assert!(paths.answered(pace(100).now, at(one, 5000), &challenge));
+        // The peer lags at the old port, which it knows under its other address.
+        paths.opened(pace(110), at(two, 4000), 7, 64, &mut random);
+        assert!(probes(&mut paths).is_empty());
+        paths.opened(pace(120), at(two, 5000), 8, 64, &mut random);
+        assert_eq!(probes(&mut paths).len(), 1, "the new port at another address is a candidate");
     }
 
     #[test]

@@ -7,9 +7,9 @@
 mod commands;
 mod coverage;
 mod expect;
-mod frames;
+pub(crate) mod frames;
 mod inputs;
-mod link;
+pub(crate) mod link;
 mod machine;
 mod pattern;
 mod react;

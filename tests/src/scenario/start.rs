@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use clawchat_core::client::{Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::{ChatId, FileId};
-use clawchat_core::limits::SESSIONS;
+use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
 use clawchat_core::server::{
@@ -227,6 +227,7 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         credentials,
         chats: chats.collect::<Outcome<_>>()?,
         max_sessions: usize::try_from(max).unwrap_or(usize::MAX),
+        key_limits: KeyLimits::default(),
         provider: &RustCrypto,
     };
     let server = Server::new(config, &Seed::new(&mut rng.seed()), now);
@@ -299,6 +300,7 @@ fn client(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         addresses: addresses.ok_or("addresses: no list of addresses")?,
         port: port.and_then(|port| u16::try_from(port).ok()),
         reconnect,
+        key_limits: KeyLimits::default(),
         provider: &RustCrypto,
     };
     let client = Client::new(config, &Seed::new(&mut rng.seed()), now);
