@@ -78,6 +78,7 @@ impl Client {
     pub fn leave(&mut self, now: Now) {
         match &mut self.state {
             State::InSession(session, _) => {
+                self.leaving = true;
                 session.leave(now);
                 self.drain(now);
             }
