@@ -199,7 +199,7 @@ impl Offline {
                     issued = Some(worker::issue(&self.store, draft, options)?);
                 }
                 Action::RetireFiles { files } => {
-                    files.iter().try_for_each(|file| self.store.retire(*file))?;
+                    self.store.retire(files)?;
                 }
                 Action::KeepCredentials { file, credentials } => {
                     self.store.keep_credentials(*file, credentials, None)?;

@@ -142,8 +142,9 @@ impl Journal {
         if self.size > COMPACT_AT {
             self.forget();
             let kept: usize = self.chats.values().map(|s| s.chat.text.len() + 200).sum();
-            if (kept as u64) < self.size / 2 {
-                return self.compact();
+            // Without room for a second journal the first one does for longer.
+            if (kept as u64) < self.size / 2 && self.compact().is_ok() {
+                return Ok(());
             }
         }
         self.file.sync_data()
@@ -175,9 +176,10 @@ impl Journal {
             bytes.extend(write_stored(stored).encode());
             bytes.push(b'\n');
         }
-        disk::write_private(&self.path, &bytes, true)
+        // The very file that got the name: one opened by it could fail to open, and all that is
+        // written to the old one from then on would be lost.
+        self.file = disk::open_written(&self.path, &bytes, true)
             .map_err(|failure| io::Error::other(failure.to_string()))?;
-        self.file = open(&self.path)?;
         self.size = bytes.len() as u64;
         Ok(())
     }
