@@ -224,7 +224,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Flushes of folders that fail, in the test that asked for it.
+/// Flushes that fail, in the test that asked for it.
 #[cfg(test)]
 pub(crate) mod faults {
     use core::cell::Cell;
@@ -234,12 +234,12 @@ pub(crate) mod faults {
         static FAIL: Cell<u32> = const { Cell::new(0) };
     }
 
-    /// The next `count` flushes of folders fail.
+    /// The next `count` flushes fail.
     pub(crate) fn fail_syncs(count: u32) {
         FAIL.set(count);
     }
 
-    pub(super) fn strike() -> io::Result<()> {
+    pub(crate) fn strike() -> io::Result<()> {
         match FAIL.get() {
             0 => Ok(()),
             left => {

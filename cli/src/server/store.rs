@@ -180,9 +180,6 @@ impl Store {
         for part in ["", "members", "credentials", "security"] {
             disk::make_private_folder(&folder.join(part))?;
         }
-        for sec in files(&folder.join("security"))? {
-            disk::check_private(&sec)?;
-        }
         let path = folder.join("lock");
         if !path.exists() {
             // Another process may be first; either way it is there.
@@ -194,6 +191,9 @@ impl Store {
             Ok(()) => {
                 let store = Self { folder: folder.to_owned(), _lock: lock };
                 store.finish();
+                for sec in files(&folder.join("security"))? {
+                    disk::check_private(&sec)?;
+                }
                 Ok(Some(store))
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
