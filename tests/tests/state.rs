@@ -342,3 +342,29 @@ fn all_that_should_be_looked_up_later_is_shown() {
     assert!(status["memory"].as_u64() > Some(0) && status["cpu_ms"].is_u64(), "{status}");
     server.stop();
 }
+
+#[test]
+fn a_server_killed_while_it_retires_starts_again() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    let bob = sandbox.issue("bob");
+    for round in 0..12 {
+        drop(run(sandbox.server(&["issue", "ann"])).expect(0));
+        let mut server = sandbox.serve();
+        let words = ["compromised", "ann", "--yes-wipe-all-keys", "--json"];
+        let raising = Process::start(sandbox.server(&words));
+        // Somewhere between before it hears of it and after all is done.
+        std::thread::sleep(Duration::from_millis(round * 3));
+        server.process.kill();
+        drop(raising);
+    }
+    let server = sandbox.serve();
+    let odd = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with(".tmp-") || name.ends_with(".gone")
+    };
+    let left: Vec<_> = tree(&sandbox.state()).into_iter().filter(odd).collect();
+    assert!(left.is_empty(), "{left:?}");
+    drop(run(sandbox.client_of(&bob, &["who"])).expect(0));
+    server.stop();
+}
