@@ -3,6 +3,7 @@
 mod client_disk;
 pub mod disk;
 pub mod lazy;
+pub mod mutants;
 pub mod nat;
 pub mod net;
 pub mod oracle;

@@ -366,8 +366,8 @@ impl World {
         self.stored.insert(file, content);
     }
 
-    /// The newest file that a member can start with: on its disk, or never carried yet, and not
-    /// retired.
+    /// The newest file that a member can start with: on its disk, or never carried yet, and not given
+    /// up.
     #[must_use]
     pub fn file_of(&self, member: &str) -> Option<FileId> {
         let of = |issued: &&crate::disk::Issued| {
@@ -376,7 +376,7 @@ impl World {
                 |file: &SecurityFile| self.server_secs() <= file.valid_until + file.grace_period;
             issued.member == member
                 && stored.map_or_else(|| !self.begun.contains(&issued.file), good)
-                && self.disk.retired_at(issued.file).is_none()
+                && !self.is_given_up(issued.file)
         };
         self.disk.issued().iter().rev().find(of).map(|issued| issued.file)
     }

@@ -1,4 +1,5 @@
-//! Plays many simulated worlds, on all cores: `world --seeds N [--from S] [--hours H] [--verbose]`.
+//! Plays many simulated worlds, on all cores: `world --seeds N [--from S] [--hours H] [--verbose]
+//! [--until-violation]`.
 //!
 //! Prints one line of summary; at a violation also the seed and the end of its transcript, and exits
 //! with 1. `--hours` lets each storm last so many hours more, `--verbose` keeps the whole transcript.
@@ -13,27 +14,32 @@ use std::sync::Mutex;
 /// Seeds that one process plays.
 const CHUNK: u64 = 100;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Options {
     seeds: u64,
     from: u64,
     hours: u64,
     verbose: bool,
+    /// Stop at the first violation.
+    until_violation: bool,
     /// It is one of many processes.
     worker: bool,
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { seeds: 100, from: 1, hours: 0, verbose: false, worker: false };
+    let mut options = Options { seeds: 100, from: 1, ..Options::default() };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let field = match name.as_str() {
             "--seeds" => &mut options.seeds,
             "--from" => &mut options.from,
             "--hours" => &mut options.hours,
-            "--verbose" | "--worker" => {
-                let flag =
-                    if name == "--worker" { &mut options.worker } else { &mut options.verbose };
+            "--verbose" | "--until-violation" | "--worker" => {
+                let flag = match name.as_str() {
+                    "--worker" => &mut options.worker,
+                    "--verbose" => &mut options.verbose,
+                    _ => &mut options.until_violation,
+                };
                 *flag = true;
                 continue;
             }
@@ -130,7 +136,8 @@ fn play_apart(options: Options, totals: &Mutex<Totals>) -> u64 {
 
 fn main() -> ExitCode {
     let Some(options) = options() else {
-        let usage = "usage: world --seeds N [--from S] [--hours H] [--verbose]\n";
+        let usage =
+            "usage: world --seeds N [--from S] [--hours H] [--verbose] [--until-violation]\n";
         let _gone = std::io::stderr().write_all(usage.as_bytes());
         return ExitCode::from(2);
     };
@@ -147,10 +154,14 @@ fn main() -> ExitCode {
                 loop {
                     let mut from = next.fetch_add(CHUNK, Ordering::Relaxed);
                     let until = end.min(from.saturating_add(CHUNK));
-                    if from >= end {
+                    let enough = || {
+                        let totals = totals.lock().expect("nobody panics with it");
+                        options.until_violation && !totals.violations.is_empty()
+                    };
+                    if from >= end || enough() {
                         break;
                     }
-                    while from < until {
+                    while from < until && !enough() {
                         from +=
                             play_apart(Options { from, seeds: until - from, ..options }, &totals);
                     }
