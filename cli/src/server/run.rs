@@ -5,7 +5,7 @@ use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
 use super::journal::Journal;
 use super::store::Store;
-use super::tell::describe;
+use super::tell::{audit, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{complain, event, list, moment, one_line, print};
@@ -290,6 +290,7 @@ impl ServerHost {
             Event::Signalled { session, acknowledged, .. } => {
                 self.signalled(*session, *acknowledged);
             }
+            Event::Audit(what) if self.json => print(&audit(what)),
             _ => {}
         }
         let Some((object, line)) = describe(what) else { return };
