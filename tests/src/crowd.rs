@@ -55,6 +55,8 @@ struct Seat {
     typed: VecDeque<usize>,
     /// On its way under the id that `chat` shows, not yet said to be stored.
     on_the_way: Vec<(String, usize)>,
+    /// What was on its way when the process was killed.
+    left_behind: Vec<(String, usize)>,
     lives: Vec<Life>,
     /// Key rotations and lost connections of the present life.
     rotations: u64,
@@ -171,9 +173,17 @@ impl<'a> Crowd<'a> {
                 seat.on_the_way.push(((*id).to_owned(), sent));
             }
             [">", id, "stored"] => {
-                let of = seat.on_the_way.iter().position(|(own, _)| own == id);
-                let (_, sent) = seat.on_the_way.remove(of.expect("it is on its way"));
-                self.sent[sent].fate = Fate::Stored;
+                let own = |(own, _): &(String, usize)| own == id;
+                if let Some(of) = seat.on_the_way.iter().position(own) {
+                    let (_, sent) = seat.on_the_way.remove(of);
+                    self.sent[sent].fate = Fate::Stored;
+                } else if let Some((_, sent)) = seat.left_behind.iter().find(|left| own(left)) {
+                    // The server kept the receipt for whom was killed before it came.
+                    self.sent[*sent].fate = Fate::Stored;
+                } else {
+                    let first = seat.lives.len() == 1 && seat.disconnects == 0;
+                    assert!(!first, "{line}, which {} never sent", seat.member.name);
+                }
             }
             [_, from, "→", to, text] => {
                 let sent = text.strip_prefix('m').and_then(|number| number.parse().ok());
@@ -228,10 +238,11 @@ impl<'a> Crowd<'a> {
     /// Of what a dead process had not said to be stored nobody knows what became of it.
     fn give_up(&mut self, at: usize) {
         let seat = &mut self.seats[at];
-        let open = seat.on_the_way.drain(..).map(|(_, sent)| sent).chain(seat.typed.drain(..));
-        for sent in open {
+        let on_the_way = seat.on_the_way.iter().map(|(_, sent)| *sent);
+        for sent in on_the_way.chain(seat.typed.drain(..)) {
             self.sent[sent].fate = Fate::Unsure;
         }
+        seat.left_behind.append(&mut seat.on_the_way);
     }
 
     /// Kills the server in the middle of whatever it does, and starts it again within a second.
@@ -406,6 +417,7 @@ impl Seat {
             again: None,
             typed: VecDeque::new(),
             on_the_way: Vec::new(),
+            left_behind: Vec::new(),
             lives: Vec::new(),
             rotations: 0,
             disconnects: 0,

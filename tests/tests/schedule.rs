@@ -55,7 +55,8 @@ fn nobody_loses_a_word_while_keys_and_port_rotate() {
     let sandbox = Sandbox::new();
     let mut crowd = Crowd::new(&sandbox, Rng::new(rng.u64()), CLIENTS, seconds);
     let mut word = Due(Instant::now());
-    let deadline = Instant::now() + Duration::from_secs(seconds) * (rotations as u32 + 3) + PATIENCE;
+    let deadline =
+        Instant::now() + Duration::from_secs(seconds) * (rotations as u32 + 3) + PATIENCE;
     while crowd.rotations() < rotations {
         assert!(Instant::now() < deadline, "the port does not rotate: {crowd}");
         crowd.look();
@@ -76,7 +77,8 @@ fn nothing_stored_is_lost_when_server_and_clients_are_killed() {
     let sandbox = Sandbox::new();
     let mut crowd = Crowd::new(&sandbox, Rng::new(rng.u64()), CLIENTS, seconds);
     let (mut word, mut death) = (Due(Instant::now()), Due(Instant::now()));
-    let deadline = Instant::now() + Duration::from_secs(seconds) * (rotations as u32 + 3) + PATIENCE;
+    let deadline =
+        Instant::now() + Duration::from_secs(seconds) * (rotations as u32 + 3) + PATIENCE;
     // A client notices after 60 s that its server was killed: the short form does not wait twice.
     let mut server_death = Due(Instant::now() + Duration::from_millis(rng.range(500..=4000)));
     let last_server_death = if rotations > 3 { rotations - 1 } else { 1 };
