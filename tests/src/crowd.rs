@@ -4,7 +4,7 @@
 //! read, also what it printed in the moment before it was killed.
 
 use crate::net::Rng;
-use crate::process::{Member, PATIENCE, Process, Sandbox, Server, run};
+use crate::process::{Member, PATIENCE, Process, Sandbox, Server, program, run};
 use core::fmt;
 use core::time::Duration;
 use rustix::process::Signal;
@@ -115,8 +115,10 @@ impl<'a> Crowd<'a> {
     /// A server whose keys and port rotate each `seconds`, and this many clients, all connected.
     #[must_use]
     pub fn new(sandbox: &'a Sandbox, rng: Rng, clients: usize, seconds: u64) -> Self {
+        // The binaries are there before the clock starts.
+        let _built = program("clawchat-server");
         let started = Instant::now();
-        let every = seconds.to_string();
+        let every = format!("{seconds}s");
         let server = sandbox.serve_with(&["--port", "auto", "--rotate-every", &every]);
         let ports = vec![server.port];
         let (sent, client_kills, server_kills) = (Vec::new(), 0, 0);
@@ -280,7 +282,9 @@ impl<'a> Crowd<'a> {
             if seat.process.is_none() {
                 return Some(format!("{name} is away"));
             }
-            if let Some(sent) = seat.typed.front().or(seat.on_the_way.first().map(|(_, s)| s)) {
+            if let Some(sent) =
+                seat.typed.front().or_else(|| seat.on_the_way.first().map(|(_, sent)| sent))
+            {
                 return Some(format!("m{sent} of {name} is not stored"));
             }
         }
@@ -350,6 +354,18 @@ impl<'a> Crowd<'a> {
         }
     }
 
+    /// Checks that the server closes the ports that it has left: beside the present one only the one
+    /// before it or the next is open.
+    ///
+    /// # Panics
+    /// When more stay open.
+    pub fn check_ports(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(open) = udp_sockets(self.server.process.id()).filter(|open| *open > 2) {
+            assert!(Instant::now() < deadline, "{open} ports are open: {self}");
+        }
+    }
+
     /// All leave, and the server is stopped: each ends well, and nothing is left to deliver.
     ///
     /// # Panics
@@ -407,6 +423,16 @@ impl fmt::Display for Crowd<'_> {
         }
         Ok(())
     }
+}
+
+/// How many UDP sockets a process has; `None` where the kernel does not tell.
+fn udp_sockets(pid: u32) -> Option<usize> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let names = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let own: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let all = std::fs::read_to_string("/proc/net/udp").ok()?;
+    let inodes = all.lines().skip(1).filter_map(|line| line.split_whitespace().nth(9));
+    Some(inodes.filter(|inode| own.contains(&format!("socket:[{inode}]"))).count())
 }
 
 impl Seat {

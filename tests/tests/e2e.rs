@@ -470,6 +470,20 @@ fn a_client_wipes_without_its_server_too() {
 }
 
 #[test]
+fn neither_a_link_nor_a_crash_keeps_anything_from_the_wipe() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let ann = sandbox.issue("ann");
+    let link = ann.with(&sandbox.path("link"));
+    std::os::unix::fs::symlink(&ann.sec, &link.sec).unwrap();
+    // As a process leaves it that is killed while it stores a renewed file.
+    let draft = sandbox.path(".ann.sec.tmp-aBc123");
+    fs::copy(&ann.sec, &draft).unwrap();
+    drop(run(sandbox.client_of(&link, &["compromised", "--yes-wipe-all-keys"])).expect(0));
+    assert!(!link.sec.is_symlink() && !ann.sec.exists() && !draft.exists());
+}
+
+#[test]
 fn an_operator_raises_compromised_on_a_listener() {
     let sandbox = Sandbox::new();
     let mut server = sandbox.serve();

@@ -66,6 +66,7 @@ fn nobody_loses_a_word_while_keys_and_port_rotate() {
     }
     crowd.settle(PATIENCE);
     crowd.check_undisturbed();
+    crowd.check_ports();
     let report = crowd.end();
     eprintln!("undisturbed: {report}");
 }
@@ -79,19 +80,21 @@ fn nothing_stored_is_lost_when_server_and_clients_are_killed() {
     let (mut word, mut death) = (Due(Instant::now()), Due(Instant::now()));
     let deadline =
         Instant::now() + Duration::from_secs(seconds) * (rotations as u32 + 3) + PATIENCE;
-    // A client notices after 60 s that its server was killed: the short form does not wait twice.
+    // A client notices after 60 s that its server was killed. The short form does not wait twice, and
+    // the long one leaves time to say something in between.
     let mut server_death = Due(Instant::now() + Duration::from_millis(rng.range(500..=4000)));
-    let last_server_death = if rotations > 3 { rotations - 1 } else { 1 };
+    let long = rotations > 3;
+    let (last, pause) = if long { (rotations - 1, 15_000..=45_000) } else { (1, 2000..=9000) };
     while crowd.rotations() < rotations {
         assert!(Instant::now() < deadline, "the port does not rotate: {crowd}");
         crowd.look();
         if word.is_now(&mut rng, 0..=160) {
             crowd.say_something();
         }
-        if death.is_now(&mut rng, 0..=1000) {
+        if death.is_now(&mut rng, 0..=1500) {
             crowd.kill_a_client();
         }
-        if crowd.rotations() <= last_server_death && server_death.is_now(&mut rng, 2000..=9000) {
+        if crowd.rotations() <= last && server_death.is_now(&mut rng, pause.clone()) {
             crowd.kill_the_server();
         }
     }

@@ -23,6 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use smol::channel::{Receiver, unbounded};
 use smol::future::FutureExt;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,16 +59,21 @@ impl SecHost {
         let sealed = envelope::seal(&renewal.content, self.key.secret(), renewal.salt, renewal.iv);
         disk::write_private(&path, &sealed, true).is_ok()
     }
+
+    /// Wipes the file; where a link leads to it, both.
+    fn wipe(&self) -> io::Result<()> {
+        let Some(path) = &self.sec else { return Ok(()) };
+        let file = std::fs::canonicalize(path).map_or(Ok(()), |file| wipe(&file));
+        wipe(path).and(file)
+    }
 }
 
 impl Host for SecHost {
     fn perform(&self, action: &Action) -> ops::Outcome {
         match action {
             Action::StoreSecurityFile { renewal } if self.store(renewal) => ops::Outcome::Done,
-            Action::WipeSecurityFiles => match &self.sec {
-                Some(path) if wipe(path).is_err() => ops::Outcome::Failed,
-                Some(_) | None => ops::Outcome::Done,
-            },
+            Action::WipeSecurityFiles if self.wipe().is_err() => ops::Outcome::Failed,
+            Action::WipeSecurityFiles => ops::Outcome::Done,
             Action::BindPort { .. }
             | Action::ClosePort { .. }
             | Action::StoreSecurityFile { .. } => ops::Outcome::Failed,

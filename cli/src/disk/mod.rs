@@ -4,11 +4,16 @@ pub mod wipe;
 
 use crate::failure::{Exit, Failure, Outcome};
 use rustix::fs::{Mode, OFlags};
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
+
+/// What the names of drafts have after the file's own.
+const DRAFT: &[u8] = b".tmp-";
 
 /// Makes a folder, and what is missing above it, for its user alone.
 ///
@@ -120,7 +125,7 @@ pub fn write_private(path: &Path, bytes: &[u8], replace: bool) -> Outcome<()> {
 fn write_atomic(path: &Path, bytes: &[u8], replace: bool) -> io::Result<()> {
     let folder = folder_of(path);
     let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(&draft_prefix(path))
         .permissions(std::fs::Permissions::from_mode(0o600))
         .tempfile_in(&folder)?;
     file.write_all(bytes)?;
@@ -131,6 +136,41 @@ fn write_atomic(path: &Path, bytes: &[u8], replace: bool) -> io::Result<()> {
         file.persist_noclobber(path)?;
     }
     sync_folder(&folder)
+}
+
+/// How the names of a file's drafts begin: what a crash leaves of them can be found by the file's name.
+fn draft_prefix(path: &Path) -> OsString {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    // Room for the rest within the 255 bytes of a name.
+    let name = &name[..name.len().min(200)];
+    OsString::from_vec([b".", name, DRAFT].concat())
+}
+
+/// What crashes left of writing a file.
+fn drafts(path: &Path) -> Vec<PathBuf> {
+    let prefix = draft_prefix(path);
+    drafts_in(&folder_of(path), |name| name.as_bytes().starts_with(prefix.as_bytes()))
+}
+
+fn drafts_in(folder: &Path, fits: impl Fn(&OsStr) -> bool) -> Vec<PathBuf> {
+    // A folder that can't be listed has nothing to find.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| fits(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+/// Wipes what crashes left of writing files in a folder, in which nobody is writing now.
+///
+/// # Errors
+/// 73.
+pub fn wipe_drafts(folder: &Path) -> Outcome<()> {
+    let is_draft = |name: &OsStr| {
+        let name = name.as_bytes();
+        name.starts_with(b".") && name.windows(DRAFT.len()).any(|part| part == DRAFT)
+    };
+    for draft in drafts_in(folder, is_draft) {
+        wipe::wipe(&draft).map_err(|error| cannot_write(&draft, &error))?;
+    }
+    Ok(())
 }
 
 /// The folder that a path is in.

@@ -187,7 +187,13 @@ impl Store {
         disk::check_private(&path)?;
         let lock = File::open(&path).map_err(|error| disk::cannot_write(&path, &error))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { folder: folder.to_owned(), _lock: lock })),
+            Ok(()) => {
+                // A process that was killed may have left secrets that nobody would ever retire.
+                for part in ["", "members", "credentials", "security"] {
+                    disk::wipe_drafts(&folder.join(part))?;
+                }
+                Ok(Some(Self { folder: folder.to_owned(), _lock: lock }))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(disk::cannot_write(&path, &error.into())),
         }
@@ -515,6 +521,19 @@ mod tests {
         store.keep_credentials(FileId(3), &later, None).unwrap();
         store.keep_credentials(FileId(3), &[], None).unwrap();
         assert!(store.credentials().unwrap().is_empty());
+    }
+
+    #[test]
+    fn drafts_of_a_killed_process_are_wiped() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        drop(Store::open(&state).unwrap());
+        let draft = state.join("credentials").join(".3.json.tmp-aBc123");
+        disk::write_private(&draft, b"secret", false).unwrap();
+        let other = state.join("security").join("a.sec");
+        disk::write_private(&other, b"x", false).unwrap();
+        drop(Store::open(&state).unwrap());
+        assert!(!draft.exists() && other.exists());
     }
 
     #[test]
