@@ -29,6 +29,7 @@
 //! use clawchat_core::client::{Client, ClientConfig, Event};
 //! use clawchat_core::crypto::aead::RustCrypto;
 //! use clawchat_core::id::PortId;
+//! use clawchat_core::limits::KeyLimits;
 //! use clawchat_core::ops::Outcome;
 //! use clawchat_core::random::Seed;
 //! use clawchat_core::server::{Action, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig, Timing};
@@ -49,6 +50,7 @@
 //!         credentials: vec![],
 //!         chats: vec![],
 //!         max_sessions: 100,
+//!         key_limits: KeyLimits::default(),
 //!         provider: &RustCrypto,
 //!     },
 //!     &Seed::new(&mut [1; 32]), // 32 bytes of the operating system's randomness
@@ -71,6 +73,7 @@
 //!     addresses: vec!["192.0.2.1".parse().unwrap()],
 //!     port: None,
 //!     reconnect: true,
+//!     key_limits: KeyLimits::default(),
 //!     provider: &RustCrypto,
 //! };
 //! let mut client = Client::new(config, &Seed::new(&mut [2; 32]), now);

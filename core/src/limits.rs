@@ -109,6 +109,33 @@ pub const EPOCH_BYTES_DUE: u64 = 1_000_000_000;
 pub const EPOCH_BYTES_STOP: u64 = 2_000_000_000;
 /// Bytes at which an epoch ends its session (PROTOCOL 5.1).
 pub const EPOCH_BYTES_END: u64 = 2_200_000_000;
+/// What one epoch's keys may carry, bytes of datagrams sealed and opened (PROTOCOL 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// From here on they are due to rotate.
+    pub due: u64,
+    /// From here on no CHUNK is sealed and no message begun but rotation.
+    pub stop: u64,
+    /// No datagram is sealed beyond this, and the session ends.
+    pub end: u64,
+}
+
+impl KeyLimits {
+    /// None of them above what the protocol allows.
+    #[must_use]
+    pub fn capped(self) -> Self {
+        let Self { due, stop, end } = Self::default();
+        Self { due: self.due.min(due), stop: self.stop.min(stop), end: self.end.min(end) }
+    }
+}
+
+impl Default for KeyLimits {
+    /// Those of the protocol; a machine may be given lower ones.
+    fn default() -> Self {
+        Self { due: EPOCH_BYTES_DUE, stop: EPOCH_BYTES_STOP, end: EPOCH_BYTES_END }
+    }
+}
+
 /// Age at which an epoch ends its session (PROTOCOL 5.1, SPEC 7.1).
 pub const EPOCH_AGE_MAX: Duration = Duration::from_secs(3900);
 /// A client offers a rotation by itself when one is due and no trigger has come for so long

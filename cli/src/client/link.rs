@@ -4,7 +4,7 @@ use super::args::Common;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
 use super::shown::Shown;
-use crate::disk::{self, wipe::wipe};
+use crate::disk::{self, wipe::wipe_through_links};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
 use crate::text::{complain, is_interactive, one_line, span};
@@ -12,7 +12,7 @@ use clawchat_core::client::{Action, ClientConfig, Event, Renewal};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
-use clawchat_core::limits::SECURITY_FILE_MAX;
+use clawchat_core::limits::{KeyLimits, SECURITY_FILE_MAX};
 use clawchat_core::ops;
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
 use clawchat_smol::{Handle, Host, clock};
@@ -60,11 +60,12 @@ impl SecHost {
         disk::write_private(&path, &sealed, true).is_ok()
     }
 
-    /// Wipes the file; where a link leads to it, both.
+    /// Wipes the file, what a link leads to, and what a crash left of writing it.
     fn wipe(&self) -> io::Result<()> {
         let Some(path) = &self.sec else { return Ok(()) };
-        let file = std::fs::canonicalize(path).map_or(Ok(()), |file| wipe(&file));
-        wipe(path).and(file)
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let left = disk::wipe_temporary_of(&target);
+        wipe_through_links(path).and(left)
     }
 }
 
@@ -72,8 +73,15 @@ impl Host for SecHost {
     fn perform(&self, action: &Action) -> ops::Outcome {
         match action {
             Action::StoreSecurityFile { renewal } if self.store(renewal) => ops::Outcome::Done,
-            Action::WipeSecurityFiles if self.wipe().is_err() => ops::Outcome::Failed,
-            Action::WipeSecurityFiles => ops::Outcome::Done,
+            Action::WipeSecurityFiles => match self.wipe() {
+                Ok(()) => ops::Outcome::Done,
+                Err(error) => {
+                    let path = self.sec.as_ref().map(|path| path.display().to_string());
+                    let path = one_line(&path.unwrap_or_default());
+                    complain(&format!("cannot wipe {path}: {}", disk::plain(&error)));
+                    ops::Outcome::Failed
+                }
+            },
             Action::BindPort { .. }
             | Action::ClosePort { .. }
             | Action::StoreSecurityFile { .. } => ops::Outcome::Failed,
@@ -126,6 +134,7 @@ impl Link {
             addresses: addresses.clone(),
             port: common.port,
             reconnect: true,
+            key_limits: KeyLimits::default(),
             provider: &RustCrypto,
         };
         let host = Arc::new(SecHost { sec: opened.path, key: opened.key });
@@ -366,7 +375,8 @@ impl Link {
         let failure = if wiped {
             failure
         } else {
-            failure.fact("The security file could not be removed: delete it by hand.")
+            failure
+                .fact("The security file could not be wiped: delete it, and every copy, by hand.")
         };
         complain("COMPROMISED received from the server");
         let Self { handle, task, signals, .. } = self;
@@ -408,4 +418,88 @@ fn signals() -> Outcome<Receiver<i32>> {
         }
     });
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clawchat_core::secret::Secret;
+    use clawchat_core::wire::secfile::SecurityFile;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn content(timestamp: u64, secret: u8) -> SecurityFile {
+        SecurityFile {
+            server_id: "cc-test".into(),
+            server_name: "Test".into(),
+            server_public_ip: "192.0.2.1".into(),
+            server_udp_port: 50_000,
+            shared_secret: Secret::take(&mut [secret; 32]),
+            bootstrap_key_id: "bootstrap-ann".into(),
+            timestamp,
+            valid_from: timestamp,
+            valid_until: timestamp + 3600,
+            next_rotation: timestamp + 3600,
+            grace_period: 300,
+            stun_servers: Vec::new(),
+            hole_punch_timeout: 60,
+            port_schedule: None,
+            response_timeout: 10,
+        }
+    }
+
+    fn store(host: &SecHost, timestamp: u64, secret: u8) -> ops::Outcome {
+        let content = content(timestamp, secret);
+        let renewal = Box::new(Renewal { content, salt: [secret; 32], iv: [secret; 12] });
+        host.perform(&Action::StoreSecurityFile { renewal })
+    }
+
+    /// PROTOCOL 5.2: in its place, atomically, mode 600, under the same bootstrap key.
+    #[test]
+    fn a_renewed_file_replaces_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ann.sec");
+        let key = || BootstrapKey::parse("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
+        let host = SecHost { sec: Some(path.clone()), key: key() };
+        let secret = || {
+            let file = envelope::open(&std::fs::read(&path).unwrap(), key().secret()).unwrap();
+            *file.shared_secret.expose()
+        };
+        assert_eq!(store(&host, 5, 1), ops::Outcome::Failed, "what was removed stays so");
+        let old = envelope::seal(&content(5, 1), key().secret(), [1; 32], [1; 12]);
+        std::fs::write(&path, &old).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        // Another name of the old file: it is replaced, never written over in part.
+        std::fs::hard_link(&path, folder.path().join("old")).unwrap();
+        assert_eq!(store(&host, 6, 2), ops::Outcome::Done);
+        assert_eq!(secret(), [2; 32]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(folder.path().join("old")).unwrap(), old);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else stays");
+        assert_eq!(store(&host, 5, 1), ops::Outcome::Failed, "an older one replaces nothing");
+        assert_eq!(secret(), [2; 32]);
+        assert_eq!(host.perform(&Action::WipeSecurityFiles), ops::Outcome::Done);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn compromised_wipes_through_links_and_what_a_crash_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |name: &str| folder.path().join(name);
+        let (real, link) = (name("real.sec"), name("link.sec"));
+        let host = SecHost { sec: Some(link.clone()), key: BootstrapKey::generate().unwrap() };
+        let wipe = || host.perform(&Action::WipeSecurityFiles);
+        std::fs::write(&real, "secret").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        for left in [".tmp-real.sec-a1", ".tmp-other-a1"] {
+            std::fs::write(name(left), "secret").unwrap();
+        }
+        assert_eq!(wipe(), ops::Outcome::Done);
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".tmp-other-a1"], "what is not ours stays");
+        assert_eq!(wipe(), ops::Outcome::Done, "what is not there is wiped");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(wipe(), ops::Outcome::Failed, "its target can't be wiped");
+    }
 }

@@ -3,6 +3,7 @@
 use crate::crypto::aead::CipherProvider;
 use crate::error::CloseReason;
 use crate::id::{ChatId, Epoch, PortId};
+use crate::limits::KeyLimits;
 use crate::time::{Duration, UnixMs};
 use crate::wire::message::{Chat, ErrorMessage, Presence, ReceiptState, SessionInfo};
 use crate::wire::secfile::SecurityFile;
@@ -22,6 +23,8 @@ pub struct ClientConfig {
     pub port: Option<u16>,
     /// Connect anew, for ever, once a first session was there.
     pub reconnect: bool,
+    /// What one epoch's keys may carry (PROTOCOL 5.1).
+    pub key_limits: KeyLimits,
     /// Makes packet ciphers.
     pub provider: &'static dyn CipherProvider,
 }

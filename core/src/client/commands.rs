@@ -1,6 +1,7 @@
 //! What a user asks of a client, and what may be asked about it.
 
 use super::{Client, State};
+use crate::crypto::derive::ConnectionId;
 use crate::error::{CloseReason, DropReason, SendError};
 use crate::id::{ChatId, Epoch};
 use crate::session::Context;
@@ -54,7 +55,8 @@ impl Client {
         }
         self.declared = true;
         match &mut self.state {
-            State::InSession(session, _) if session.is_open() => {
+            // Also while a goodbye waits for its ack: the server must learn of it.
+            State::InSession(session, _) if !session.is_half_open() => {
                 if !session.declare_compromised(now, "user_initiated") {
                     self.wipe(now, false, false, None);
                 }
@@ -77,6 +79,7 @@ impl Client {
     pub fn leave(&mut self, now: Now) {
         match &mut self.state {
             State::InSession(session, _) => {
+                self.leaving = true;
                 session.leave(now);
                 self.drain(now);
             }
@@ -107,6 +110,24 @@ impl Client {
         match &self.state {
             State::InSession(session, _) if session.is_open() => session.epoch(),
             _ => None,
+        }
+    }
+
+    /// Getter: the connection id of the session, if there is one (PROTOCOL 2.4).
+    #[must_use]
+    pub fn connection_id(&self) -> Option<&ConnectionId> {
+        match &self.state {
+            State::InSession(session, _) => Some(session.connection_id()),
+            _ => None,
+        }
+    }
+
+    /// Getter: how many epochs the session has keys of: at most three (PROTOCOL 5.1).
+    #[must_use]
+    pub fn epochs_held(&self) -> usize {
+        match &self.state {
+            State::InSession(session, _) => session.epochs_held(),
+            _ => 0,
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Client {
     reconnect_in: Duration,
     /// The user raised COMPROMISED.
     declared: bool,
+    /// The user said goodbye: whatever ends the session, it is the last one.
+    leaving: bool,
     skew_ms: i64,
     server_clock: Option<ServerClock>,
     next_port: Option<NextPort>,
@@ -96,6 +98,7 @@ impl Client {
             was_connected: false,
             reconnect_in: RECONNECT_MIN,
             declared: false,
+            leaving: false,
             skew_ms: 0,
             server_clock: None,
             next_port: None,
@@ -136,6 +139,7 @@ impl Client {
     /// Command: connects again after [`Event::Closed`], with the same file.
     pub fn connect(&mut self, now: Now) {
         if matches!(self.state, State::Closed | State::Waiting(_)) {
+            self.leaving = false;
             self.search(now);
         }
     }
@@ -212,7 +216,7 @@ impl Client {
         else {
             return;
         };
-        match search.finish(now, path, &config.file, self.provider, reply) {
+        match search.finish(now, path, config, reply) {
             Found::Session(session, info) => {
                 let wide = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
                 self.skew_ms = wide(now.wall.0).saturating_sub(wide(info.now.0));
@@ -241,7 +245,7 @@ impl Client {
             CloseReason::Goodbye | CloseReason::Ended(_) | CloseReason::Wiped => false,
         };
         let wanted = self.config.as_ref().is_some_and(|config| config.reconnect);
-        if !self.declared && again && wanted && self.was_connected {
+        if !self.declared && !self.leaving && again && wanted && self.was_connected {
             let retry_in = self.reconnect_in;
             self.reconnect_in = (retry_in * 2).min(RECONNECT_MAX);
             self.state = State::Waiting(now.mono + retry_in);
@@ -410,7 +414,7 @@ impl Client {
             State::Binding | State::Wiped(None) | State::Closed => None,
         };
         let op = self.ops.deadline().map(|at| (Timer::Completion, at));
-        let port = self.next_port.map(|next| (Timer::PortRotation, next.opens));
+        let port = self.next_port.and_then(|next| Some((Timer::PortRotation, next.ask_at()?)));
         let chat = self.chats.wake_at.map(|at| (Timer::Pacing, at));
         let in_session = matches!(&self.state, State::InSession(session, _) if session.is_open());
         let [port, chat] = [port, chat].map(|timer| timer.filter(|_| in_session));

@@ -1,5 +1,6 @@
 //! Looking for the server: the hello, where it goes, and how often (PROTOCOL 5.1, 5.2).
 
+use super::ClientConfig;
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero, hello_id};
@@ -145,10 +146,10 @@ impl Search {
         self,
         now: Now,
         path: Path,
-        file: &SecurityFile,
-        provider: &'static dyn CipherProvider,
+        config: &ClientConfig,
         reply: Message,
     ) -> Found {
+        let ClientConfig { file, provider, key_limits, .. } = config;
         let (server_public, info) = match reply {
             Message::Error(error) => return Found::Refused(error),
             Message::Answer { public_key, session: Some(info), .. } => (public_key, info),
@@ -169,17 +170,17 @@ impl Search {
             &client_public,
             &server_public,
         );
-        let epoch = EpochState::new(now.mono, Epoch(1), keys, Direction::C2s, provider);
+        let epoch = EpochState::new(now.mono, Epoch(1), keys, Direction::C2s, *provider);
         let setup = Setup {
             side: Side::Client,
             connection_id: self.connection_id,
             path,
-            epochs: Epochs::new(epoch),
+            epochs: Epochs::new(epoch, *key_limits),
             response_timeout: Duration::from_secs(file.response_timeout),
             rotation_interval: Duration::from_secs(
                 info.rotation_interval.clamp(1, ROTATION_INTERVAL),
             ),
-            provider,
+            provider: *provider,
         };
         let mut session = Session::new(now.mono, setup);
         let switched = session.send(&Message::Switch { epoch: Epoch(1) }, None);

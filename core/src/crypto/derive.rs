@@ -123,7 +123,7 @@ pub fn hello_id(shared_secret: &Secret<32>) -> Secret<32> {
 }
 
 /// Name of an attempt to connect, and of the session that comes of it (PROTOCOL 2.4).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(String);
 
 impl ConnectionId {

@@ -7,6 +7,7 @@ use super::ports::{PortChoice, Timing};
 use crate::crypto::aead::CipherProvider;
 use crate::error::CloseReason;
 use crate::id::{ChatId, Epoch, FileId, PortId, SessionId};
+use crate::limits::KeyLimits;
 use crate::time::Duration;
 use crate::wire::message::Chat;
 use alloc::boxed::Box;
@@ -36,6 +37,8 @@ pub struct ServerConfig {
     pub port: PortChoice,
     /// How often keys and port rotate (SPEC 7.1).
     pub timing: Timing,
+    /// What one epoch's keys may carry (PROTOCOL 5.1).
+    pub key_limits: KeyLimits,
     /// How long a renewed security file is valid, seconds: the longest sleep without carrying a file
     /// by hand (PROTOCOL 5.2).
     pub renewal_valid_for: u64,

@@ -1,6 +1,7 @@
 //! What an operator asks of a server.
 
 use super::{Action, Credential, CredentialStatus, SecurityFileDraft, Server, Waits};
+use crate::crypto::derive::ConnectionId;
 use crate::error::SendError;
 use crate::id::{Epoch, FileId, OpId, SessionId};
 use crate::time::{Duration, Now, UnixMs};
@@ -66,14 +67,22 @@ pub struct SessionStatus {
     pub id: SessionId,
     /// Whose.
     pub member: String,
+    /// Which security file it began with.
+    pub file: FileId,
+    /// Its connection id (PROTOCOL 2.4), as both sides know it.
+    pub connection_id: ConnectionId,
     /// The client's address.
     pub remote: SocketAddr,
     /// The sealing epoch.
     pub epoch: Epoch,
+    /// How many epochs there are keys of: at most three (PROTOCOL 5.1).
+    pub epochs_held: usize,
     /// When it was established.
     pub since: UnixMs,
     /// Round-trip time, once measured.
     pub rtt: Option<Duration>,
+    /// Probe timeout, without back-off (RFC 9002 6.2.1).
+    pub pto: Duration,
 }
 
 impl Server {
@@ -209,10 +218,14 @@ impl Server {
             Some(SessionStatus {
                 id: *id,
                 member: entry.member.clone(),
+                file: entry.secret.file,
+                connection_id: entry.session.connection_id().clone(),
                 remote: entry.session.path().remote,
                 epoch: entry.session.epoch()?,
+                epochs_held: entry.session.epochs_held(),
                 since: entry.established?.wall,
                 rtt: entry.session.rtt(),
+                pto: entry.session.pto(),
             })
         };
         self.sessions.iter().filter_map(status).collect()

@@ -175,7 +175,7 @@ impl Server {
             side: Side::Server,
             connection_id,
             path,
-            epochs: Epochs::new(epoch),
+            epochs: Epochs::new(epoch, self.key_limits),
             response_timeout,
             rotation_interval: Duration::from_secs(self.timing.interval),
             provider: self.provider,

@@ -20,7 +20,7 @@ mod watch;
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
 use crate::id::{Epoch, OpId, PortId, SessionId};
-use crate::limits::HALF_OPEN;
+use crate::limits::{HALF_OPEN, KeyLimits};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
 use crate::session::{Context, Session, SessionEvent};
@@ -126,6 +126,7 @@ pub struct Server {
     public: String,
     max_sessions: usize,
     timing: Timing,
+    key_limits: KeyLimits,
     renewal_valid_for: u64,
     provider: &'static dyn CipherProvider,
     random: Random,
@@ -167,6 +168,7 @@ impl Server {
             public: config.public,
             max_sessions: config.max_sessions,
             timing: config.timing,
+            key_limits: config.key_limits,
             renewal_valid_for: config.renewal_valid_for,
             provider: config.provider,
             random,

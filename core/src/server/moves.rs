@@ -61,6 +61,21 @@ impl Server {
         if bind {
             self.bind(now);
         }
+        if !self.ports.is_waiting() {
+            self.announce_without_files(now);
+        }
+    }
+
+    /// The port is open: nobody waits any longer for a disk to hear of it. What is renewed later goes
+    /// by itself.
+    fn announce_without_files(&mut self, now: Now) {
+        let waits = |(id, entry): (&SessionId, &mut super::Entry)| {
+            let announce = entry.announce.as_mut().filter(|announce| announce.with_file)?;
+            announce.with_file = false;
+            Some(*id)
+        };
+        let late: Vec<_> = self.sessions.iter_mut().filter_map(waits).collect();
+        late.into_iter().for_each(|id| self.announce_if_ready(now, id));
     }
 
     /// Sessions that are still on a port which closes go on at the present one.

@@ -368,6 +368,11 @@ impl Ports {
             || self.closing.iter().any(|(bound, _)| bound.port == port)
     }
 
+    /// Whether the next port is bound, and not read yet.
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.next, Next::Waiting { .. })
+    }
+
     /// What clients are to be told at present.
     pub(super) const fn announcement(&self) -> Option<Announcement> {
         self.announcement

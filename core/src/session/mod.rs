@@ -143,9 +143,23 @@ impl Session {
         self.phase.epochs().map(Epochs::current)
     }
 
+    /// How many epochs there are keys of.
+    pub(crate) fn epochs_held(&self) -> usize {
+        self.phase.epochs().map_or(0, Epochs::held)
+    }
+
+    pub(crate) const fn connection_id(&self) -> &ConnectionId {
+        &self.connection_id
+    }
+
     /// The smoothed round-trip time, once measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.phase.transport()?.recovery.rtt.smoothed()
+    }
+
+    /// The probe timeout, without back-off; zero once there are no keys.
+    pub(crate) fn pto(&self) -> Duration {
+        self.phase.transport().map_or(Duration::ZERO, |transport| transport.recovery.rtt.pto())
     }
 
     /// Bytes of datagrams sealed and opened.
@@ -201,7 +215,11 @@ impl Session {
         self.phase.establish();
         self.rotation.complete(epoch);
         if epoch == Epoch(1) {
-            self.rehome(path);
+            // A server's path is that of the packet which establishes the session; a client has taken
+            // the one that the answer came by, and any other is to be proven.
+            if self.side == Side::Server {
+                self.rehome(path);
+            }
             self.events.push_back(SessionEvent::Established);
         } else {
             self.events.push_back(SessionEvent::KeysRotated(epoch));

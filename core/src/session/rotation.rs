@@ -5,7 +5,7 @@ use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::epoch_next;
 use crate::error::{SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{EPOCH_BYTES_DUE, ROTATION_MAX, TRIGGER_PATIENCE};
+use crate::limits::{ROTATION_MAX, TRIGGER_PATIENCE};
 use crate::secret::Secret;
 use crate::time::{Instant, Now};
 use crate::transport::epochs::{EpochState, Epochs};
@@ -73,7 +73,7 @@ impl Session {
         let Phase::Open(transport) = &self.phase else { return };
         let (now, epochs) = (cx.now.mono, &transport.epochs);
         let by_age = epochs.since() + self.rotation_interval;
-        let by_data = epochs.bytes() >= EPOCH_BYTES_DUE;
+        let by_data = epochs.is_due();
         if by_age <= now || by_data {
             self.rotation.since.get_or_insert_with(|| by_age.min(now));
         }

@@ -7,8 +7,7 @@ use crate::crypto::replay::ReplayWindow;
 use crate::error::DropReason;
 use crate::id::Epoch;
 use crate::limits::{
-    DATAGRAM_MAX, EPOCH_AGE_MAX, EPOCH_BYTES_END, EPOCH_BYTES_STOP, PREVIOUS_EPOCH_MAX,
-    PREVIOUS_EPOCH_MIN,
+    DATAGRAM_MAX, EPOCH_AGE_MAX, KeyLimits, PREVIOUS_EPOCH_MAX, PREVIOUS_EPOCH_MIN,
 };
 use crate::secret::Secret;
 use crate::time::{Duration, Instant, UnixMs};
@@ -67,8 +66,8 @@ impl EpochState {
 
     /// Whether it has served as long or as much as keys may (PROTOCOL 5.1). Another datagram of any
     /// size still fits before that.
-    fn is_worn(&self, now: Instant) -> bool {
-        now.since(self.since) >= EPOCH_AGE_MAX || self.bytes + DATAGRAM_MAX as u64 > EPOCH_BYTES_END
+    fn is_worn(&self, now: Instant, limits: KeyLimits) -> bool {
+        now.since(self.since) >= EPOCH_AGE_MAX || self.bytes + DATAGRAM_MAX as u64 > limits.end
     }
 }
 
@@ -120,12 +119,25 @@ pub(crate) struct Epochs {
     next: Option<EpochState>,
     replay: ReplayWindow,
     next_seq: u64,
+    limits: KeyLimits,
 }
 
 impl Epochs {
-    pub(crate) fn new(current: EpochState) -> Self {
+    pub(crate) fn new(current: EpochState, limits: KeyLimits) -> Self {
         let (older, previous, next) = (None, None, None);
-        Self { older, previous, current, next, replay: ReplayWindow::default(), next_seq: 1 }
+        let (replay, limits) = (ReplayWindow::default(), limits.capped());
+        Self { older, previous, current, next, replay, next_seq: 1, limits }
+    }
+
+    /// How many epochs there are keys of.
+    pub(crate) fn held(&self) -> usize {
+        let before = usize::from(self.older.is_some()) + usize::from(self.previous.is_some());
+        before + 1 + usize::from(self.next.is_some())
+    }
+
+    /// Whether so much was sealed and opened that the keys are due to rotate (PROTOCOL 5.1).
+    pub(crate) const fn is_due(&self) -> bool {
+        self.current.bytes >= self.limits.due
     }
 
     /// The epoch that seals.
@@ -143,32 +155,28 @@ impl Epochs {
         self.current.since
     }
 
-    /// Bytes sealed and opened in the sealing epoch.
-    pub(crate) const fn bytes(&self) -> u64 {
-        self.current.bytes
-    }
-
     /// Whether user data must wait for the next epoch (PROTOCOL 5.1).
     pub(crate) const fn is_stopped(&self) -> bool {
-        self.current.bytes >= EPOCH_BYTES_STOP
+        self.current.bytes >= self.limits.stop
     }
 
     /// Whether keys have served as long or as much as they may: the session ends (PROTOCOL 5.1).
     pub(crate) fn is_worn(&self, now: Instant) -> bool {
         let previous = match &self.previous {
-            Some(Previous::Whole(previous)) => previous.is_worn(now),
+            Some(Previous::Whole(previous)) => previous.is_worn(now, self.limits),
             Some(Previous::ReceiveOnly(_)) | None => false,
         };
-        previous || self.current.is_worn(now)
+        previous || self.current.is_worn(now, self.limits)
     }
 
-    /// When keys are too old: the session ends (PROTOCOL 5.1).
+    /// When keys are too old, or at once when they have served too much: the session ends (PROTOCOL
+    /// 5.1).
     pub(crate) fn worn_at(&self) -> Instant {
-        let since = match &self.previous {
-            Some(Previous::Whole(previous)) => previous.since,
-            Some(Previous::ReceiveOnly(_)) | None => self.current.since,
+        let oldest = match &self.previous {
+            Some(Previous::Whole(previous)) => previous,
+            Some(Previous::ReceiveOnly(_)) | None => &self.current,
         };
-        since + EPOCH_AGE_MAX
+        if self.is_worn(oldest.since) { oldest.since } else { oldest.since + EPOCH_AGE_MAX }
     }
 
     /// Seals the plaintext at `out[38..]` in `epoch`, which the peer may still be in: the number it
@@ -400,8 +408,8 @@ mod tests {
 
     #[test]
     fn a_rotation() {
-        let mut client = Epochs::new(state(1, Direction::C2s));
-        let mut server = Epochs::new(state(1, Direction::S2c));
+        let mut client = Epochs::new(state(1, Direction::C2s), KeyLimits::default());
+        let mut server = Epochs::new(state(1, Direction::S2c), KeyLimits::default());
         let late = seal(&mut client, Epoch(1));
         let first = seal(&mut client, Epoch(1));
         assert_eq!(open(&mut server, &first), Ok((Epoch(1), true)));
@@ -428,8 +436,8 @@ mod tests {
 
     #[test]
     fn what_is_in_flight_leaves_the_next_epoch_alone() {
-        let mut client = Epochs::new(state(1, Direction::C2s));
-        let mut server = Epochs::new(state(1, Direction::S2c));
+        let mut client = Epochs::new(state(1, Direction::C2s), KeyLimits::default());
+        let mut server = Epochs::new(state(1, Direction::S2c), KeyLimits::default());
         open(&mut server, &seal(&mut client, Epoch(1))).unwrap();
         server.prepare(state(2, Direction::S2c));
         open(&mut server, &seal(&mut client, Epoch(1))).unwrap();
@@ -439,8 +447,8 @@ mod tests {
 
     #[test]
     fn old_keys_open_no_new_numbers() {
-        let mut client = Epochs::new(state(1, Direction::C2s));
-        let mut server = Epochs::new(state(1, Direction::S2c));
+        let mut client = Epochs::new(state(1, Direction::C2s), KeyLimits::default());
+        let mut server = Epochs::new(state(1, Direction::S2c), KeyLimits::default());
         open(&mut server, &seal(&mut client, Epoch(1))).unwrap();
         server.prepare(state(2, Direction::S2c));
         client.switch(state(2, Direction::C2s));

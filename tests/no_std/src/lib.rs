@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::PortId;
+use clawchat_core::limits::KeyLimits;
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
 use clawchat_core::server::{self, PortChoice, Server, ServerConfig};
@@ -42,6 +43,7 @@ fn server() -> Option<(Server, SecurityFile)> {
         credentials: Vec::new(),
         chats: Vec::new(),
         max_sessions: 1,
+        key_limits: KeyLimits::default(),
         provider: &RustCrypto,
     };
     let mut server = Server::new(config, &Seed::new(&mut [1; 32]), now(0));
@@ -67,7 +69,7 @@ struct Seen {
 fn connect() -> Option<()> {
     let (mut server, file) = server()?;
     let addresses = vec![SERVER.ip()];
-    let config = ClientConfig { file, addresses, port: None, reconnect: false, provider: &RustCrypto };
+    let config = ClientConfig { file, addresses, port: None, reconnect: false, key_limits: KeyLimits::default(), provider: &RustCrypto };
     let mut client = Client::new(config, &Seed::new(&mut [2; 32]), now(0));
     client.send_chat(now(0), "@server", "no operating system here").ok()?;
     let mut out = vec![0; clawchat_core::limits::DATAGRAM_MAX].into_boxed_slice();

@@ -41,7 +41,7 @@ fn bytes(value: &Value) -> Outcome<Vec<u8>> {
 ///
 /// # Errors
 /// When it is none that a scenario can write, or does not fit.
-pub(super) fn write(out: &mut Writer<'_>, frame: &Value) -> Outcome {
+pub(crate) fn write(out: &mut Writer<'_>, frame: &Value) -> Outcome {
     let fields = frame.as_object().ok_or_else(|| format!("no frame: {frame}"))?;
     let (kind, what) = fields.iter().next().ok_or("an empty frame")?;
     let fits = match kind.as_str() {
@@ -85,7 +85,7 @@ pub(super) fn write(out: &mut Writer<'_>, frame: &Value) -> Outcome {
 ///
 /// # Errors
 /// See [`write`].
-pub(super) fn plaintext(frames: &[Value]) -> Outcome<Vec<u8>> {
+pub(crate) fn plaintext(frames: &[Value]) -> Outcome<Vec<u8>> {
     let mut out = vec![0; DATAGRAM_MAX];
     let mut writer = Writer::new(&mut out);
     frames.iter().try_for_each(|frame| write(&mut writer, frame))?;
@@ -98,7 +98,7 @@ pub(super) fn plaintext(frames: &[Value]) -> Outcome<Vec<u8>> {
 ///
 /// # Errors
 /// For a malformed one.
-pub(super) fn read(plaintext: &[u8]) -> Outcome<Vec<Value>> {
+pub(crate) fn read(plaintext: &[u8]) -> Outcome<Vec<Value>> {
     let mut list = Vec::new();
     for frame in Frames::new(plaintext) {
         list.push(match frame.map_err(|error| format!("malformed frame: {error}"))? {

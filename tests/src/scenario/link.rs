@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The keys of an epoch, ready for use in both directions.
 #[derive(Debug)]
-pub(super) struct EpochPair {
+pub(crate) struct EpochPair {
     keys: EpochKeys,
     own: PacketKeys,
     theirs: PacketKeys,
@@ -30,54 +30,54 @@ pub(super) struct EpochPair {
 
 /// What to seal.
 #[derive(Debug)]
-pub(super) struct Packet<'a> {
+pub(crate) struct Packet<'a> {
     /// Epoch whose keys seal.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// Its number.
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
     /// Number that its IV is made for, where that is another.
-    pub(super) iv_seq: Option<u64>,
+    pub(crate) iv_seq: Option<u64>,
     /// Header type.
-    pub(super) kind: PacketType,
+    pub(crate) kind: PacketType,
     /// Header timestamp.
-    pub(super) timestamp: UnixMs,
+    pub(crate) timestamp: UnixMs,
     /// Its plaintext.
-    pub(super) plaintext: &'a [u8],
+    pub(crate) plaintext: &'a [u8],
 }
 
 /// A datagram of the machine that opened.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     /// In which epoch.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// Its number.
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
     /// Its type.
-    pub(super) kind: PacketType,
+    pub(crate) kind: PacketType,
     /// Its frames.
-    pub(super) frames: Vec<Value>,
+    pub(crate) frames: Vec<Value>,
     /// Messages that are whole by it, in order.
-    pub(super) messages: Vec<Value>,
+    pub(crate) messages: Vec<Value>,
     /// Its signal, and whether the signature in it is right.
-    pub(super) signal: Option<(Value, bool)>,
+    pub(crate) signal: Option<(Value, bool)>,
 }
 
 /// One attempt to connect, and the session that comes of it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     own: Direction,
     /// Its name.
-    pub(super) id: ConnectionId,
+    pub(crate) id: ConnectionId,
     epochs: BTreeMap<u64, EpochPair>,
     /// The epoch that the peer seals in.
-    pub(super) current: u64,
+    pub(crate) current: u64,
     /// The next number.
-    pub(super) next_seq: u64,
+    pub(crate) next_seq: u64,
     /// The next message id.
-    pub(super) next_message: u64,
+    pub(crate) next_message: u64,
     private: Option<PrivateKey>,
     /// Public key of the machine's last offer.
-    pub(super) offered: Option<[u8; 32]>,
+    pub(crate) offered: Option<[u8; 32]>,
     /// Numbers that arrived, and the end of each datagram: only the very same may come again.
     received: BTreeMap<u64, Vec<u8>>,
     partial: BTreeMap<u64, (Vec<u8>, BTreeSet<u64>)>,
@@ -86,19 +86,19 @@ pub(super) struct Link {
 
 /// The timestamp, nonce and shared secret that an attempt begins with.
 #[derive(Debug)]
-pub(super) struct Birth<'a> {
+pub(crate) struct Birth<'a> {
     /// Secret of the security file.
-    pub(super) secret: &'a Secret<32>,
+    pub(crate) secret: &'a Secret<32>,
     /// Timestamp of the hello.
-    pub(super) timestamp: UnixMs,
+    pub(crate) timestamp: UnixMs,
     /// Its nonce.
-    pub(super) nonce: u64,
+    pub(crate) nonce: u64,
 }
 
 impl Link {
     /// An attempt in which the peer seals in direction `own`.
     #[must_use]
-    pub(super) fn new(own: Direction, birth: &Birth<'_>, private: PrivateKey) -> Self {
+    pub(crate) fn new(own: Direction, birth: &Birth<'_>, private: PrivateKey) -> Self {
         let id = ConnectionId::new(birth.timestamp, birth.nonce);
         let keys = epoch_zero(birth.secret, &id, birth.timestamp);
         let mut link = Self {
@@ -125,7 +125,7 @@ impl Link {
     }
 
     /// Holds another private key, and gives the public one.
-    pub(super) fn hold(&mut self, private: PrivateKey) -> [u8; 32] {
+    pub(crate) fn hold(&mut self, private: PrivateKey) -> [u8; 32] {
         let public = private.public();
         self.private = Some(private);
         public
@@ -133,13 +133,13 @@ impl Link {
 
     /// Whether there are keys of an epoch.
     #[must_use]
-    pub(super) fn has(&self, epoch: u64) -> bool {
+    pub(crate) fn has(&self, epoch: u64) -> bool {
         self.epochs.contains_key(&epoch)
     }
 
     /// The newest epoch that there are keys of.
     #[must_use]
-    pub(super) fn newest(&self) -> u64 {
+    pub(crate) fn newest(&self) -> u64 {
         self.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
@@ -147,7 +147,7 @@ impl Link {
     ///
     /// # Errors
     /// When no private key is held, or the agreement gives zero.
-    pub(super) fn agree(&mut self, epoch: u64, theirs: &[u8; 32]) -> Outcome {
+    pub(crate) fn agree(&mut self, epoch: u64, theirs: &[u8; 32]) -> Outcome {
         let private = self.private.take().ok_or("the peer holds no private key")?;
         let own = private.public();
         let agreed = private.agree(theirs).ok_or("the agreement gives zero")?;
@@ -166,7 +166,7 @@ impl Link {
     ///
     /// # Errors
     /// When there are no keys of its epoch.
-    pub(super) fn seal(&self, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
+    pub(crate) fn seal(&self, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
         let pair = self.epochs.get(&packet.epoch).ok_or("the peer has no keys of that epoch")?;
         let (length, iv_seq) = (packet.plaintext.len(), packet.iv_seq.unwrap_or(packet.seq));
         let mut out = vec![0; OVERHEAD + length + 16];
@@ -182,7 +182,7 @@ impl Link {
     ///
     /// # Errors
     /// See [`Self::seal`].
-    pub(super) fn seal_hello(&self, secret: &Secret<32>, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
+    pub(crate) fn seal_hello(&self, secret: &Secret<32>, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
         let mut out = self.seal(packet)?;
         let pair = self.epochs.get(&0).ok_or("there is no epoch 0")?;
         let id = Identity::new(&hello_id(secret)).message_id(packet.seq);
@@ -199,7 +199,7 @@ impl Link {
     ///
     /// # Errors
     /// When there are no keys of that epoch, or it can't be signed.
-    pub(super) fn sign(&self, epoch: u64, own: bool, signal: &Value) -> Outcome<Value> {
+    pub(crate) fn sign(&self, epoch: u64, own: bool, signal: &Value) -> Outcome<Value> {
         let pair = self.epochs.get(&epoch).ok_or("the peer has no keys of that epoch")?;
         let direction = if own { self.own } else { self.own.reverse() };
         let mac = direction_key(&pair.keys.mac_key, direction);
@@ -215,7 +215,7 @@ impl Link {
     ///
     /// # Errors
     /// When it is, and breaks a rule that the peer holds it to.
-    pub(super) fn open(&mut self, datagram: &[u8]) -> Outcome<Option<Opened>> {
+    pub(crate) fn open(&mut self, datagram: &[u8]) -> Outcome<Option<Opened>> {
         let Some(header) = Header::decode(datagram) else { return Ok(None) };
         let fits = |pair: &EpochPair| pair.theirs.seq(&header);
         let found = self.epochs.iter().rev().find_map(|(n, pair)| Some((*n, pair, fits(pair)?)));
@@ -247,7 +247,7 @@ impl Link {
     ///
     /// # Errors
     /// When it does not open, or is malformed.
-    pub(super) fn open_hello(&self, nonce: u64, datagram: &[u8]) -> Outcome<Opened> {
+    pub(crate) fn open_hello(&self, nonce: u64, datagram: &[u8]) -> Outcome<Opened> {
         let header = Header::decode(datagram).ok_or("a hello without a header")?;
         let pair = self.epochs.get(&0).ok_or("there is no epoch 0")?;
         if !pair.theirs.iv_fits(&header, nonce) {
@@ -298,7 +298,7 @@ impl Link {
 
     /// An ACK of all that arrived, as a frame; `None` when nothing did.
     #[must_use]
-    pub(super) fn ack(&self) -> Option<Value> {
+    pub(crate) fn ack(&self) -> Option<Value> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for seq in self.received.keys().rev() {
             let full = ranges.len() == 64;

@@ -7,9 +7,9 @@
 mod commands;
 mod coverage;
 mod expect;
-mod frames;
+pub(crate) mod frames;
 mod inputs;
-mod link;
+pub(crate) mod link;
 mod machine;
 mod pattern;
 mod react;
@@ -18,7 +18,9 @@ mod steps;
 mod words;
 mod world;
 
-pub use coverage::{Requirement, broken_references, requirements, uncovered};
+pub use coverage::{
+    Requirement, broken_references, headings, requirements, uncovered, wrongly_unbuilt,
+};
 
 use crate::vectors::{Fields, Outcome, json_files, load, own_folder};
 use serde_json::Value;
