@@ -10,6 +10,10 @@
 //!                              Host, on the blocking pool
 //! ```
 //!
+//! The server counts a chat as delivered once we acknowledge it. So nothing is sent while a chat is
+//! with the application, which is until it asks for the next event: what it has not dealt with when it
+//! is killed, it gets again. An application that does not ask for a minute has lost its session.
+//!
 //! Dropping the handle does not end the session: say [`Handle::leave`] and wait for
 //! [`Event::Closed`], or drop the task.
 #![forbid(unsafe_code)]
@@ -28,6 +32,7 @@ use clawchat_core::id::{ChatId, Epoch};
 use clawchat_core::time::Duration;
 use clawchat_core::wire::message::Status;
 use core::net::SocketAddr;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
 use std::sync::Arc;
@@ -48,7 +53,11 @@ pub struct SessionState {
 /// What a handle asks of the task.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Send { to: String, text: String, reply: Sender<Result<ChatId, SendError>> },
+    Send {
+        to: String,
+        text: String,
+        reply: Sender<Result<ChatId, SendError>>,
+    },
     Status(Status, Sender<Result<(), SendError>>),
     RotateKeys(Sender<Result<(), SendError>>),
     State(Sender<SessionState>),
@@ -56,6 +65,8 @@ pub(crate) enum Command {
     Compromised,
     GiveUpSignalling,
     Leave,
+    /// The application has dealt with so many chats.
+    DealtWith(usize),
 }
 
 /// Reaches the task that owns the machine. Cheap to clone; events go to whoever takes them first.
@@ -63,6 +74,8 @@ pub(crate) enum Command {
 pub struct Handle {
     commands: Sender<Command>,
     events: Receiver<Event>,
+    /// Chats that the application has and is not known to have dealt with.
+    with_application: Arc<AtomicUsize>,
 }
 
 impl Handle {
@@ -80,7 +93,8 @@ impl Handle {
         let (commands, inbox) = unbounded();
         let (outbox, events) = unbounded();
         let task = task::Task::new(client, families, host, inbox, outbox);
-        Ok((Self { commands, events }, task.run()))
+        let with_application = Arc::default();
+        Ok((Self { commands, events, with_application }, task.run()))
     }
 
     async fn ask<T>(&self, make: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
@@ -146,8 +160,17 @@ impl Handle {
         let _gone = self.commands.try_send(command);
     }
 
-    /// The next event; `None` once the task has ended.
+    /// The next event; `None` once the task has ended. To ask is to say that those before it are dealt
+    /// with: chat among them is then acknowledged.
     pub async fn next_event(&self) -> Option<Event> {
-        self.events.recv().await.ok()
+        let chats = self.with_application.swap(0, Ordering::Relaxed);
+        if chats > 0 {
+            self.tell(Command::DealtWith(chats));
+        }
+        let event = self.events.recv().await.ok()?;
+        if matches!(event, Event::Chat(_)) {
+            self.with_application.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(event)
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Task {
     completions: Channel<(OpId, Outcome)>,
     arena: Vec<u8>,
     waiting: Option<Transmit>,
+    /// Chats that the application was given and has not dealt with.
+    unseen: usize,
 }
 
 /// Performs actions one after another, in the order in which they are given: a file that is wiped must
@@ -80,6 +82,7 @@ impl Task {
             completions,
             arena: vec![0; DATAGRAM_MAX],
             waiting: None,
+            unseen: 0,
         }
     }
 
@@ -128,8 +131,8 @@ impl Task {
         let deadline = async {
             let now = clock::now().mono;
             match self.client.poll_timeout().map(|deadline| deadline.at.since(now)) {
-                // A deadline that waits for the socket must not spin.
-                Some(pause) if self.waiting.is_some() => {
+                // A deadline that waits for the socket or the application must not spin.
+                Some(pause) if self.waiting.is_some() || self.is_held() => {
                     Timer::after(pause.max(Duration::from_millis(5))).await;
                 }
                 Some(pause) => drop(Timer::after(pause).await),
@@ -176,6 +179,7 @@ impl Task {
             Command::Compromised => self.client.declare_compromised(now),
             Command::GiveUpSignalling => self.client.give_up_signalling(now),
             Command::Leave => self.client.leave(now),
+            Command::DealtWith(chats) => self.unseen = self.unseen.saturating_sub(chats),
         }
     }
 
@@ -194,11 +198,8 @@ impl Task {
             // The worker outlives the task.
             let _gone = self.jobs.try_send((op, action));
         }
-        while let Some(event) = self.client.poll_event() {
-            // Nobody listens once all handles are gone.
-            let _gone = self.events.try_send(event);
-        }
-        loop {
+        self.hand_out();
+        while !self.is_held() {
             let next = self.waiting.take();
             let next = next.or_else(|| self.client.poll_transmit(now, &mut self.arena));
             let Some(transmit) = next else { break };
@@ -207,8 +208,21 @@ impl Task {
                 break;
             }
         }
+        self.hand_out();
+    }
+
+    fn hand_out(&mut self) {
         while let Some(event) = self.client.poll_event() {
-            let _gone = self.events.try_send(event);
+            let is_chat = matches!(event, Event::Chat(_));
+            // Nobody listens once all handles are gone.
+            if self.events.try_send(event).is_ok() && is_chat {
+                self.unseen += 1;
+            }
         }
+    }
+
+    /// Whether nothing may be sent: it could acknowledge a chat that is then lost with the application.
+    fn is_held(&self) -> bool {
+        self.unseen > 0 && !self.events.is_closed()
     }
 }

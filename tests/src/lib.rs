@@ -1,6 +1,7 @@
 //! What the tests share.
 
 mod client_disk;
+pub mod crowd;
 pub mod disk;
 pub mod lazy;
 pub mod mutants;

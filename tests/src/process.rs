@@ -453,6 +453,40 @@ impl Process {
         }
     }
 
+    /// The lines of stdout that no wait has looked at yet, without waiting for more.
+    #[must_use]
+    pub fn news(&mut self) -> Vec<String> {
+        while self.pump(Instant::now()) {}
+        let news = self.out[self.seen.0..].to_vec();
+        self.seen.0 = self.out.len();
+        news
+    }
+
+    /// The same once it has said its last, which it is about to do by itself, or was killed.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    #[track_caller]
+    pub fn rest(&mut self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.pump(deadline) {}
+        assert!(self.has_ended(), "did not end in time: {self}");
+        self.news()
+    }
+
+    /// Whether it has said its last.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.open == 0
+    }
+
+    /// What it said last.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let last = |lines: &[String]| lines[lines.len().saturating_sub(20)..].join("\n  ");
+        format!("{}\n  {}\n  {}", self.words, last(&self.out), last(&self.err))
+    }
+
     /// All texts of chat so far, in order.
     #[must_use]
     pub fn texts(&self) -> Vec<String> {

@@ -297,6 +297,79 @@ fn a_busy_server_killed_at_any_moment_loses_nothing_that_was_stored() {
 }
 
 #[test]
+fn what_a_killed_client_had_not_shown_it_gets_again() {
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.serve();
+    let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+    // Nobody reads what it prints: the pipe takes one of these and then no more.
+    let mut stuck = sandbox.client_of(&bob, &["listen", "--json"]).spawn().unwrap();
+    server.process.find("bob", PATIENCE, |e| e["event"] == "connected" && e["member"] == "bob");
+    let sent: Vec<_> = (0..5).map(|n| format!("{n}{}", "x".repeat(50_000))).collect();
+    for text in &sent {
+        let send = sandbox.client_of(&ann, &["send", "--to", "@bob", "-"]);
+        drop(Process::start_with(send, text.as_bytes()).end().expect(0));
+    }
+    let waiting = || {
+        let members = run(sandbox.server(&["members", "--json"])).expect(0).json();
+        let members = members["members"].as_array().unwrap();
+        members.iter().find(|m| m["name"] == "bob").unwrap()["waiting"].as_u64().unwrap()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while waiting() == 5 {
+        assert!(Instant::now() < deadline, "what is shown is acknowledged");
+    }
+    // Time enough to acknowledge the others too, if it did that before it has shown them.
+    drop(who(&sandbox, &ann, &[]).expect(0));
+    stuck.kill().unwrap();
+    let printed = stuck.wait_with_output().unwrap().stdout;
+    let printed = String::from_utf8(printed).unwrap();
+    let whole = printed.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let events = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut shown: Vec<_> = events
+        .filter(|event| event["event"] == "chat")
+        .map(|event| event["text"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(shown.len(), 1);
+    shown.extend(mail(&sandbox, &bob, &ann));
+    assert!(shown == sent, "{:?}", shown.iter().map(|text| &text[..1]).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_next_process_shows_nothing_again() {
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.serve();
+    let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+    sandbox.send(&ann, "@bob", "once");
+    let journal = sandbox.state().join("chat.journal");
+    let before = fs::read(&journal).unwrap();
+    let mut listener = sandbox.listen(&bob);
+    listener.chat("once");
+    // The next is shown once the one before it is noted.
+    sandbox.send(&ann, "@bob", "after it");
+    listener.chat("after it");
+    listener.kill();
+    server.process.kill();
+    // The server was killed before it knew that it was delivered.
+    fs::write(&journal, before).unwrap();
+    let _server = sandbox.serve();
+    assert_eq!(mail(&sandbox, &bob, &ann), [""; 0], "shown twice");
+}
+
+#[test]
+fn a_killed_server_comes_back_at_its_port() {
+    let sandbox = Sandbox::new();
+    let slot = || unix_now().as_secs() / 3600;
+    let mut server = sandbox.serve();
+    let began = slot();
+    for _ in 0..3 {
+        let port = server.port;
+        server.process.kill();
+        server = sandbox.serve();
+        assert!(server.port == port || slot() != began, "{} after {port}", server.port);
+    }
+}
+
+#[test]
 fn who_and_status_and_members() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();

@@ -65,7 +65,10 @@ pub(super) fn chat(common: &Common, to: &str) -> Outcome<()> {
     ));
     let (lines, mut print) = console()?;
     let members = BTreeMap::new();
-    link.take_inbox().iter().for_each(|chat| print(show::chat(chat)));
+    for chat in link.take_inbox() {
+        print(show::chat(&chat));
+        link.was_shown(&chat);
+    }
     link.clear_inbox();
     let mut console = Console { link, print, to: to.to_owned(), members };
     let end = smol::block_on(console.run(&lines, common))?;

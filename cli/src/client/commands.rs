@@ -103,8 +103,10 @@ pub(super) fn listen(common: &Common) -> Outcome<()> {
             match woken {
                 Woken::Event(Event::Connected { .. }) => {
                     deadline = None;
-                    let kept = link.take_inbox();
-                    kept.into_iter().for_each(|chat| tell(common, &Event::Chat(chat)));
+                    for chat in link.take_inbox() {
+                        tell(common, &Event::Chat(chat.clone()));
+                        link.was_shown(&chat);
+                    }
                     link.clear_inbox();
                 }
                 Woken::Event(Event::Compromised { .. }) => {

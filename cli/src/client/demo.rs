@@ -4,11 +4,12 @@ use super::args::Common;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{answer, one_line};
 use clawchat_core::wire::json::Object;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -22,6 +23,8 @@ struct Stage {
     folder: tempfile::TempDir,
     program: PathBuf,
     children: Arc<Mutex<Vec<Child>>>,
+    /// A signal came: the thread that took it clears everything away and ends the process.
+    interrupted: Arc<AtomicBool>,
     json: bool,
     step: u32,
 }
@@ -71,6 +74,22 @@ impl Player {
     }
 }
 
+/// A child's number and its ends of the pipes.
+struct Spawned {
+    id: u32,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+/// All that a process says, until it has ended.
+fn read(from: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    // What it said before the pipe broke is all there is.
+    let _read = from.map(|mut from| from.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
 fn failed(what: &str) -> Box<Failure> {
     Failure::new(Exit::Failed, format!("the demo failed: {what}"))
 }
@@ -81,7 +100,8 @@ impl Stage {
         let folder = folder.map_err(|error| failed(&format!("no temporary folder: {error}")))?;
         let program = std::env::current_exe().map_err(|error| failed(&error.to_string()))?;
         let children = Arc::new(Mutex::new(Vec::new()));
-        let stage = Self { folder, program, children, json, step: 0 };
+        let interrupted = Arc::default();
+        let stage = Self { folder, program, children, interrupted, json, step: 0 };
         stage.clear_on_signal()?;
         Ok(stage)
     }
@@ -91,8 +111,10 @@ impl Stage {
         let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]);
         let mut signals = signals.map_err(|error| failed(&error.to_string()))?;
         let (children, folder) = (self.children.clone(), self.folder.path().to_owned());
+        let interrupted = self.interrupted.clone();
         std::thread::spawn(move || {
             if signals.forever().next().is_some() {
+                interrupted.store(true, Ordering::SeqCst);
                 end_all(&children);
                 let _gone = std::fs::remove_dir_all(folder);
                 std::process::exit(Exit::Interrupted as i32);
@@ -109,15 +131,42 @@ impl Stage {
         let mut command = Command::new(&self.program);
         command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_remove("CLAWCHAT_BOOTSTRAP_KEY");
+        // What a client keeps for its user goes with the folder.
+        let home = self.path("home");
+        command.env("HOME", &home).env("XDG_STATE_HOME", &home);
         command
+    }
+
+    /// Starts a command that a signal ends, too. Once one came, nothing more is started.
+    fn spawn(&self, mut command: Command) -> Outcome<Spawned> {
+        let mut children = self.children.lock().map_err(|_| failed("a thread panicked"))?;
+        if self.interrupted.load(Ordering::SeqCst) {
+            return Err(failed("it was interrupted"));
+        }
+        let child = command.spawn();
+        let mut child = child.map_err(|error| failed(&format!("cannot start: {error}")))?;
+        let (id, stdin) = (child.id(), child.stdin.take());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        children.push(child);
+        Ok(Spawned { id, stdin, stdout, stderr })
+    }
+
+    /// Waits until a process has ended that is about to.
+    fn reap(&self, id: u32) -> Outcome<ExitStatus> {
+        let mut children = self.children.lock().map_err(|_| failed("a thread panicked"))?;
+        let at = children.iter().position(|child| child.id() == id);
+        let mut child = children.remove(at.ok_or_else(|| failed("a process got lost"))?);
+        drop(children);
+        child.wait().map_err(|error| failed(&error.to_string()))
     }
 
     /// Runs a command to its end: its exit code, stdout and stderr.
     fn run(&self, words: &[&str]) -> Outcome<(i32, String, String)> {
-        let output = self.command(words).output();
-        let output = output.map_err(|error| failed(&format!("cannot start: {error}")))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+        let Spawned { id, stdout, stderr, .. } = self.spawn(self.command(words))?;
+        let errors = std::thread::spawn(move || read(stderr));
+        let out = read(stdout);
+        let error = errors.join().map_err(|_| failed("a thread panicked"))?;
+        Ok((self.reap(id)?.code().unwrap_or(-1), out, error))
     }
 
     /// The same, and it must succeed.
@@ -133,10 +182,11 @@ impl Stage {
 
     /// Starts a process that prints events.
     fn start(&self, words: &[&str]) -> Outcome<Player> {
-        let child = self.command(words).stderr(Stdio::null()).spawn();
-        let mut child = child.map_err(|error| failed(&format!("cannot start: {error}")))?;
+        let mut command = self.command(words);
+        command.stderr(Stdio::null());
+        let Spawned { id, stdin: _stdin, stdout, .. } = self.spawn(command)?;
         let (sender, events) = channel();
-        if let Some(out) = child.stdout.take() {
+        if let Some(out) = stdout {
             std::thread::spawn(move || {
                 for line in BufReader::new(out).lines().map_while(Result::ok) {
                     let event = Object::parse(line.as_bytes());
@@ -145,10 +195,6 @@ impl Stage {
                     }
                 }
             });
-        }
-        let (id, _stdin) = (child.id(), child.stdin.take());
-        if let Ok(mut children) = self.children.lock() {
-            children.push(child);
         }
         Ok(Player { id, events, _stdin })
     }
@@ -159,11 +205,7 @@ impl Stage {
         let pid = pid.ok_or_else(|| failed("a process without a number"))?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)
             .map_err(|error| failed(&error.to_string()))?;
-        let mut children = self.children.lock().map_err(|_| failed("a thread panicked"))?;
-        let at = children.iter().position(|child| child.id() == player.id);
-        let mut child = children.remove(at.ok_or_else(|| failed("a process got lost"))?);
-        drop(children);
-        let status = child.wait().map_err(|error| failed(&error.to_string()))?;
+        let status = self.reap(player.id)?;
         if status.success() {
             Ok(())
         } else {
@@ -195,6 +237,15 @@ fn text(path: &Path) -> String {
 /// `demo`
 pub(super) fn demo(common: &Common) -> Outcome<()> {
     let mut stage = Stage::set(common.json)?;
+    let played = play(&mut stage);
+    // What fails because its processes were ended is no failure of the demo.
+    while stage.interrupted.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+    played
+}
+
+fn play(stage: &mut Stage) -> Outcome<()> {
     let state = text(&stage.path("server"));
     let server = stage.start(&[
         "server",
@@ -216,10 +267,10 @@ pub(super) fn demo(common: &Common) -> Outcome<()> {
     stage.say(&format!(
         "A server process listens on UDP 127.0.0.1:{port}. Strangers get no answer from it."
     ));
-    let files = issue(&mut stage, &state)?;
-    chat(&mut stage, &files, &server)?;
-    rotate(&mut stage, &files, &state)?;
-    compromise(&mut stage, &files, &state, &server)?;
+    let files = issue(stage, &state)?;
+    chat(stage, &files, &server)?;
+    rotate(stage, &files, &state)?;
+    compromise(stage, &files, &state, &server)?;
     stage.stop(&server)?;
     stage.say("The server said goodbye to everybody and stopped; nothing is left behind.");
     Ok(())

@@ -20,12 +20,7 @@ pub(super) struct Inbox(PathBuf);
 impl Inbox {
     /// The inbox that goes with a session; `None` where this user has no place for it.
     pub(super) fn of(info: &SessionInfo) -> Option<Self> {
-        let home = directories::BaseDirs::new()?;
-        let state = home.state_dir().unwrap_or_else(|| home.data_local_dir());
-        let folder = state.join("clawchat").join("inbox");
-        let name = derive(info.server_id.as_bytes(), info.member.as_bytes());
-        let name = hex(&name.mac_key.expose()[..12]);
-        Some(Self(folder.join(format!("{name}.jsonl"))))
+        name_of(info, "inbox").map(|path| Self(path.with_extension("jsonl")))
     }
 
     /// Keeps a chat.
@@ -59,6 +54,14 @@ impl Inbox {
         // What can't be removed is shown again: better than lost.
         let _kept = wipe(&self.0);
     }
+}
+
+/// The file of a member at a server in a folder of this user's state; `None` where there is none.
+pub(super) fn name_of(info: &SessionInfo, folder: &str) -> Option<PathBuf> {
+    let home = directories::BaseDirs::new()?;
+    let state = home.state_dir().unwrap_or_else(|| home.data_local_dir());
+    let name = derive(info.server_id.as_bytes(), info.member.as_bytes());
+    Some(state.join("clawchat").join(folder).join(hex(&name.mac_key.expose()[..12])))
 }
 
 fn write(chat: &Chat) -> Object {

@@ -3,6 +3,7 @@
 use super::args::Common;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
+use super::shown::Shown;
 use crate::disk::{self, wipe::wipe_through_links};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
@@ -11,7 +12,6 @@ use clawchat_core::client::{Action, ClientConfig, Event, Renewal};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
-use clawchat_core::id::ChatId;
 use clawchat_core::limits::{KeyLimits, SECURITY_FILE_MAX};
 use clawchat_core::ops;
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
@@ -111,8 +111,10 @@ pub(super) struct Link {
     inbox: RefCell<Option<Inbox>>,
     /// Chat goes to the inbox, not to the command.
     keeps_chat: bool,
-    /// Chat from the inbox that was shown: the server may send it again.
-    shown: RefCell<BTreeSet<(String, ChatId)>>,
+    /// What was shown, by this process or one before it: the server may send it again.
+    shown: RefCell<Shown>,
+    /// The chat that the command has and shows.
+    showing: RefCell<Option<Chat>>,
     interactive: bool,
     quiet: bool,
 }
@@ -149,6 +151,7 @@ impl Link {
             inbox: RefCell::default(),
             keeps_chat: true,
             shown: RefCell::default(),
+            showing: RefCell::default(),
             interactive,
             quiet,
         })
@@ -160,20 +163,22 @@ impl Link {
         self
     }
 
-    /// Chat that other commands kept; it counts as shown from here on.
+    /// Chat that other commands kept; each is to be told [`Self::was_shown`] once it is.
     pub(super) fn take_inbox(&self) -> Vec<Chat> {
         let Some(inbox) = self.inbox.borrow().clone() else { return Vec::new() };
-        match inbox.read() {
-            Ok(chats) => {
-                let names = chats.iter().map(|chat| (chat.from.clone(), chat.id));
-                self.shown.borrow_mut().extend(names);
-                chats
-            }
-            Err(failure) => {
-                complain(&failure.to_string());
-                Vec::new()
-            }
-        }
+        let mut chats = inbox.read().unwrap_or_else(|failure| {
+            complain(&failure.to_string());
+            Vec::new()
+        });
+        // A command that was killed may have kept one and got it again.
+        let (shown, mut names) = (self.shown.borrow(), BTreeSet::new());
+        chats.retain(|chat| !shown.has(chat) && names.insert((chat.from.clone(), chat.id)));
+        chats
+    }
+
+    /// A chat is on the screen.
+    pub(super) fn was_shown(&self, chat: &Chat) {
+        self.shown.borrow_mut().note(chat);
     }
 
     /// What [`Self::take_inbox`] gave is on the screen.
@@ -188,8 +193,10 @@ impl Link {
         match event {
             Event::Connected { info, .. } => {
                 self.inbox.replace(Inbox::of(info));
+                self.shown.replace(Shown::of(info));
                 false
             }
+            Event::Chat(chat) if self.shown.borrow().has(chat) => true,
             Event::Chat(chat) if self.keeps_chat => {
                 let kept = self.inbox.borrow().as_ref().map(|inbox| inbox.keep(chat));
                 if !matches!(kept, Some(Ok(()))) {
@@ -198,13 +205,21 @@ impl Link {
                 }
                 true
             }
-            Event::Chat(chat) => self.shown.borrow().contains(&(chat.from.clone(), chat.id)),
+            Event::Chat(chat) => {
+                self.showing.replace(Some(chat.clone()));
+                false
+            }
             _ => false,
         }
     }
 
-    /// The next thing to act on, until `deadline`.
+    /// The next thing to act on, until `deadline`. A chat given before is on the screen by now, and is
+    /// noted before it is acknowledged: one that is lost on the way is never missed, and only one that
+    /// is shown in the moment in which the process is killed may be shown again.
     pub(super) async fn next(&self, deadline: Option<Instant>) -> Woken {
+        if let Some(chat) = self.showing.take() {
+            self.was_shown(&chat);
+        }
         let event = async {
             loop {
                 match self.handle.next_event().await {

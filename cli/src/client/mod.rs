@@ -9,6 +9,7 @@ mod link;
 mod open;
 mod profile;
 mod show;
+mod shown;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::process;

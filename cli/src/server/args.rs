@@ -75,9 +75,8 @@ pub(super) struct Setup {
     /// How long a renewed security file is good for: the longest absence without carrying a new one.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) renewal_valid_for: Option<Duration>,
-    /// Seconds between two rotations of keys and port: an hour, unless it is to be watched.
-    #[arg(long, hide_short_help = true, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u16).range(5..=3600))]
+    /// Time between two rotations of keys and port, 5s to 1h: an hour, unless it is to be watched.
+    #[arg(long, hide_short_help = true, value_name = "TIME", value_parser = parse_interval)]
     pub(super) rotate_every: Option<u16>,
 }
 
@@ -123,10 +122,28 @@ pub(super) struct Compromised {
     pub(super) yes_wipe_all_keys: bool,
 }
 
+/// Reads a whole number of seconds between two rotations.
+fn parse_interval(text: &str) -> Result<u16, String> {
+    let time = parse_duration(text)?;
+    let whole = u16::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    let allowed = whole.filter(|secs| (5..=3600).contains(secs));
+    allowed.ok_or_else(|| "not a whole number of seconds from 5s to 1h".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn intervals() {
+        assert_eq!(parse_interval("10s"), Ok(10));
+        assert_eq!(parse_interval("5"), Ok(5));
+        assert_eq!(parse_interval("1h"), Ok(3600));
+        for bad in ["4s", "3601", "2h", "5500ms", "70000000", "", "soon"] {
+            assert!(parse_interval(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn is_consistent() {

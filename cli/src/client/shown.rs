@@ -1,0 +1,155 @@
+//! Which chats this device has shown: the server sends a chat again when it does not know whether it
+//! was delivered, also to the next process when this one was killed.
+
+use super::inbox::name_of;
+use crate::disk;
+use clawchat_core::crypto::derive::derive;
+use clawchat_core::limits::CHATS_SEEN;
+use clawchat_core::wire::message::{Chat, SessionInfo, hex};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Hex digits of a line. They tell nothing of who wrote what.
+const DIGITS: usize = 24;
+
+/// Chats that were shown, in memory and, where there is a place for it, on the disk. It is not flushed:
+/// a power failure may have something shown again.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    path: Option<PathBuf>,
+    known: BTreeSet<String>,
+    order: VecDeque<String>,
+    /// Lines of the file.
+    lines: usize,
+}
+
+impl Shown {
+    /// What the member of a session was shown at its server.
+    pub(super) fn of(info: &SessionInfo) -> Self {
+        name_of(info, "shown").map_or_else(Self::default, Self::open)
+    }
+
+    fn open(path: PathBuf) -> Self {
+        let mut shown = Self::default();
+        // What can't be read is shown again: better than lost.
+        let bytes = disk::read_private(&path).ok();
+        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text = text.unwrap_or_default();
+        text.lines().filter(|line| line.len() == DIGITS).for_each(|line| shown.add(line.into()));
+        shown.lines = text.lines().count();
+        let cut = !text.is_empty() && !text.ends_with('\n');
+        shown.path = Some(path);
+        if cut {
+            shown.rewrite();
+        }
+        shown
+    }
+
+    fn add(&mut self, key: String) {
+        if self.known.insert(key.clone()) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > CHATS_SEEN
+            && let Some(old) = self.order.pop_front()
+        {
+            self.known.remove(&old);
+        }
+    }
+
+    /// Whether a chat was shown.
+    pub(super) fn has(&self, chat: &Chat) -> bool {
+        self.known.contains(&key(chat))
+    }
+
+    /// A chat stands on the screen.
+    pub(super) fn note(&mut self, chat: &Chat) {
+        let key = key(chat);
+        if self.known.contains(&key) {
+            return;
+        }
+        self.add(key.clone());
+        if self.lines >= 2 * CHATS_SEEN {
+            self.rewrite();
+        } else if let Some(path) = &self.path {
+            // A full disk costs a repetition, no message.
+            let _forgotten = append(path, &key);
+            self.lines += 1;
+        }
+    }
+
+    fn rewrite(&mut self) {
+        let Some(path) = &self.path else { return };
+        let lines: String = self.order.iter().map(|key| format!("{key}\n")).collect();
+        if disk::write_private(path, lines.as_bytes(), true).is_ok() {
+            self.lines = self.order.len();
+        }
+    }
+}
+
+fn append(path: &Path, key: &str) -> io::Result<()> {
+    disk::make_private_folder(&disk::folder_of(path))
+        .map_err(|e| io::Error::other(e.to_string()))?;
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(format!("{key}\n").as_bytes())
+}
+
+fn key(chat: &Chat) -> String {
+    hex(&derive(&chat.id.0, chat.from.as_bytes()).mac_key.expose()[..DIGITS / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clawchat_core::id::ChatId;
+    use clawchat_core::time::UnixMs;
+    use clawchat_core::wire::message::Recipient;
+
+    fn chat(id: u16, from: &str) -> Chat {
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        Chat {
+            id: ChatId(bytes),
+            from: from.into(),
+            to: Recipient::Member("ann".into()),
+            text: "hi".into(),
+            sent_at: UnixMs(7),
+        }
+    }
+
+    #[test]
+    fn known_to_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("a");
+        let mut shown = Shown::open(path.clone());
+        shown.note(&chat(1, "bob"));
+        shown.note(&chat(1, "bob"));
+        shown.note(&chat(2, "bob"));
+        drop(shown);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 2 * (DIGITS + 1), "each once");
+        assert!(!String::from_utf8_lossy(&bytes).contains("bob"));
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        let mut shown = Shown::open(path.clone());
+        assert!(shown.has(&chat(1, "bob")) && !shown.has(&chat(1, "eve")));
+        assert!(!shown.has(&chat(2, "bob")), "a line that was cut");
+        shown.note(&chat(3, "bob"));
+        assert!(Shown::open(path).has(&chat(3, "bob")), "not glued to the line that was cut");
+    }
+
+    #[test]
+    fn is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let lines: String = (0..2 * CHATS_SEEN).map(|n| format!("{n:0DIGITS$x}\n")).collect();
+        disk::write_private(&path, lines.as_bytes(), false).unwrap();
+        let mut shown = Shown::open(path.clone());
+        assert_eq!(shown.known.len(), CHATS_SEEN);
+        shown.note(&chat(1, "bob"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), CHATS_SEEN);
+        assert!(Shown::open(path).has(&chat(1, "bob")));
+    }
+}
