@@ -61,6 +61,22 @@ pub enum Audit {
         /// Whose.
         member: String,
     },
+    /// The retirement of a file (PROTOCOL 7) is not durable: it meets silence now, but a restart would
+    /// accept it. Tried again each minute until it is.
+    NotRetired {
+        /// Which file.
+        file: FileId,
+        /// Whose.
+        member: String,
+    },
+    /// What is kept of a file's secrets could not be made durable: a restart would go by what was
+    /// before. Tried again each minute; told once.
+    NotKept {
+        /// Which file.
+        file: FileId,
+        /// Whose.
+        member: String,
+    },
     /// A secret is no longer accepted (PROTOCOL 5.2).
     SecretRetired {
         /// Which file.

@@ -261,6 +261,12 @@ impl Credentials {
         self.files.iter().filter(|(_, file)| own(file)).map(|(id, _)| *id).collect()
     }
 
+    /// Whose a file is.
+    pub(super) fn owner(&self, file: FileId) -> Option<&str> {
+        let held = self.files.get(&file)?.held.first()?;
+        Some(&held.credential.member)
+    }
+
     /// How many files of a member are accepted.
     pub(super) fn count_of(&self, member: &str) -> usize {
         let own = |held: &Held| held.credential.member == member && !held.is_retired();

@@ -19,7 +19,7 @@ mod watch;
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
-use crate::id::{Epoch, OpId, PortId, SessionId};
+use crate::id::{Epoch, FileId, OpId, PortId, SessionId};
 use crate::limits::{HALF_OPEN, KeyLimits};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
@@ -30,7 +30,7 @@ use crate::transport::path::{Path, Transmit};
 use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 pub use api::{Action, Event, Member, ServerConfig};
@@ -58,8 +58,14 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 enum Waits {
     Bind(PortId),
     Renew(SecretId),
+    /// `again`: it had failed before.
+    Keep {
+        file: FileId,
+        again: bool,
+    },
     Issue(Credential),
     Retire(compromise::Replacement),
+    RetireAgain(Vec<FileId>),
     Replace(Credential, compromise::Replacement),
     Store(StoredChat),
     Nothing,
@@ -132,6 +138,10 @@ pub struct Server {
     random: Random,
     ports: Ports,
     credentials: Credentials,
+    /// Wiped files that the disk may still have: they are retired again until it has not.
+    unretired: BTreeMap<FileId, compromise::Unretired>,
+    /// Files whose secrets are not as durable as they should be: kept again each minute.
+    unkept: BTreeSet<FileId>,
     trials: Trials,
     hub: Hub,
     sessions: BTreeMap<SessionId, Entry>,
@@ -174,6 +184,8 @@ impl Server {
             random,
             ports,
             credentials,
+            unretired: BTreeMap::new(),
+            unkept: BTreeSet::new(),
             trials: Trials::new(now.mono),
             hub,
             sessions: BTreeMap::new(),
@@ -198,10 +210,12 @@ impl Server {
         match self.ops.finish(op) {
             Some(Waits::Bind(port)) => self.bound(now, port, done),
             Some(Waits::Renew(secret)) => self.renewed(now, secret, done),
+            Some(Waits::Keep { file, again }) => self.kept(file, again, done),
             Some(Waits::Issue(credential)) if done => {
                 self.credentials.accept(now, credential);
             }
             Some(Waits::Retire(replacement)) => self.retired(now, replacement, done),
+            Some(Waits::RetireAgain(files)) => self.note_retired(&files, done),
             Some(Waits::Replace(credential, replacement)) => {
                 if done {
                     self.credentials.accept(now, credential);
@@ -228,6 +242,8 @@ impl Server {
             for file in self.credentials.forget(now) {
                 self.keep(now, file);
             }
+            self.retire_again(now);
+            self.keep_again(now);
             self.expire_chat(now);
             self.watch_minute();
         }
@@ -387,3 +403,6 @@ impl Server {
         DropReason::ALL.into_iter().zip(self.drops)
     }
 }
+
+#[cfg(test)]
+mod tests;

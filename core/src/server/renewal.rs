@@ -6,6 +6,7 @@ use super::{Action, Audit, Credential, CredentialStatus, Event, Server, Waits};
 use crate::id::{FileId, SessionId};
 use crate::time::Now;
 use crate::wire::message::{Message, PortRotation};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 impl Server {
@@ -141,10 +142,35 @@ impl Server {
 
     /// Makes durable what is kept of a file's secrets.
     pub(super) fn keep(&mut self, now: Now, file: FileId) {
+        self.start_keep(now, file, false);
+    }
+
+    fn start_keep(&mut self, now: Now, file: FileId, again: bool) {
         let credentials = self.credentials.durable(file);
         let action = Action::KeepCredentials { file, credentials };
-        // If this is lost, an old secret is accepted after a restart until the new one is used.
-        let _started = self.ops.start(now.mono, action, Waits::Nothing);
+        if self.ops.start(now.mono, action, Waits::Keep { file, again }).is_err() {
+            self.kept(file, again, false);
+        }
+    }
+
+    /// What is kept of a file's secrets is durable, or is to be tried again: until then an old secret
+    /// is accepted after a restart.
+    pub(super) fn kept(&mut self, file: FileId, again: bool, done: bool) {
+        if done {
+            return;
+        }
+        let news = self.unkept.insert(file) && !again;
+        if let Some(member) = self.credentials.owner(file).filter(|_| news) {
+            let member = member.to_string();
+            self.events.push_back(Event::Audit(Audit::NotKept { file, member }));
+        }
+    }
+
+    /// Tries again what could not be made durable, as it is now.
+    pub(super) fn keep_again(&mut self, now: Now) {
+        for file in core::mem::take(&mut self.unkept) {
+            self.start_keep(now, file, true);
+        }
     }
 
     /// Retires the secrets whose time has come.

@@ -1,0 +1,321 @@
+//! A server and its clients in one thread, on a network that a test may cut, with a disk that fails
+//! as a test says.
+
+use super::*;
+use crate::client::{self, Client, ClientConfig};
+use crate::crypto::aead::RustCrypto;
+use crate::limits::{DATAGRAM_MAX, OP_TIMEOUT};
+use crate::time::UnixMs;
+use crate::wire::secfile::SecurityFile;
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::vec;
+use core::net::IpAddr;
+
+const IP: [u8; 4] = [192, 0, 2, 1];
+
+type Disk = Box<dyn FnMut(&Action) -> Option<Outcome>>;
+
+struct Scene {
+    now: Now,
+    server: Server,
+    clients: Vec<(SocketAddr, Client)>,
+    /// What the disk says of an action; `None` leaves it unanswered.
+    disk: Disk,
+    /// Port numbers that are bound.
+    bound: BTreeMap<u16, PortId>,
+    /// Actions that were never answered.
+    unanswered: Vec<(OpId, Action)>,
+    files: Vec<SecurityFile>,
+    events: Vec<Event>,
+    heard: Vec<(usize, client::Event)>,
+    retired: Vec<Vec<FileId>>,
+    kept: usize,
+    closed: Vec<PortId>,
+    /// Clients whose datagrams are lost, both ways.
+    cut: Vec<usize>,
+    out: Vec<u8>,
+}
+
+fn config(port: PortChoice) -> ServerConfig {
+    let member = |name: &str| Member { name: name.to_string(), rooms: vec![] };
+    ServerConfig {
+        server_id: "cc-1".to_string(),
+        server_name: "Example".to_string(),
+        public: "192.0.2.1".to_string(),
+        port,
+        timing: Timing::default(),
+        renewal_valid_for: RENEWAL_VALID_FOR,
+        members: ["ann", "bob", "cid"].map(member).into(),
+        credentials: vec![],
+        chats: vec![],
+        max_sessions: 100,
+        key_limits: KeyLimits::default(),
+        provider: &RustCrypto,
+    }
+}
+
+/// `secs` after a whole hour.
+fn start(secs: u64) -> Now {
+    let mono = Instant::ZERO + Duration::from_secs(secs);
+    Now { mono, wall: UnixMs((1_699_999_200 + secs) * 1000) }
+}
+
+impl Scene {
+    fn new(port: PortChoice, secs: u64) -> Self {
+        Self::with(config(port), secs)
+    }
+
+    fn with(config: ServerConfig, secs: u64) -> Self {
+        let now = start(secs);
+        let mut scene = Self {
+            now,
+            server: Server::new(config, &Seed::new(&mut [1; 32]), now),
+            clients: vec![],
+            disk: Box::new(|_| Some(Outcome::Done)),
+            bound: BTreeMap::new(),
+            unanswered: vec![],
+            files: vec![],
+            events: vec![],
+            heard: vec![],
+            retired: vec![],
+            kept: 0,
+            closed: vec![],
+            cut: vec![],
+            out: vec![0; DATAGRAM_MAX],
+        };
+        scene.turn();
+        scene
+    }
+
+    /// A member with a file of its own connects.
+    fn join(&mut self, member: &str) -> usize {
+        self.server.issue(self.now, member, &[], 86_400).unwrap();
+        self.turn();
+        let file = self.files.pop().unwrap();
+        let index = u8::try_from(self.clients.len()).unwrap();
+        let from = SocketAddr::from(([198, 51, 100, index], 40_000));
+        let config = ClientConfig {
+            file,
+            addresses: vec![IpAddr::from(IP)],
+            port: None,
+            reconnect: true,
+            key_limits: KeyLimits::default(),
+            provider: &RustCrypto,
+        };
+        let seed = Seed::new(&mut [100 + index; 32]);
+        self.clients.push((from, Client::new(config, &seed, self.now)));
+        self.run(200);
+        self.clients.len() - 1
+    }
+
+    fn file_of(&self, member: &str) -> FileId {
+        self.server.credentials.of_member(member)[0]
+    }
+
+    fn session_of(&self, member: &str) -> SessionId {
+        let own = |(id, entry): (&SessionId, &Entry)| (entry.member == member).then_some(*id);
+        self.server.sessions.iter().filter_map(own).next_back().unwrap()
+    }
+
+    fn perform(&mut self, op: OpId, action: Action) {
+        let Some(outcome) = (self.disk)(&action) else {
+            self.unanswered.push((op, action));
+            return;
+        };
+        match action {
+            Action::BindPort { port, number } if outcome == Outcome::Done => {
+                self.bound.insert(number, port);
+            }
+            Action::ClosePort { port } => {
+                self.bound.retain(|_, open| *open != port);
+                self.closed.push(port);
+            }
+            Action::IssueSecurityFile { draft } if outcome == Outcome::Done => {
+                let content = SecurityFile::from_object(&draft.content.to_object());
+                self.files.push(content.unwrap());
+            }
+            Action::RetireFiles { files } => self.retired.push(files),
+            Action::KeepCredentials { .. } => self.kept += 1,
+            _ => {}
+        }
+        self.server.handle_completion(self.now, op, outcome);
+    }
+
+    /// Everything that can happen without time passing.
+    fn turn(&mut self) {
+        let mut quiet = false;
+        while !quiet {
+            quiet = true;
+            while let Some((op, action)) = self.server.poll_action() {
+                self.perform(op, action);
+                quiet = false;
+            }
+            while let Some(event) = self.server.poll_event() {
+                self.events.push(event);
+            }
+            while let Some(sent) = self.server.poll_transmit(self.now, &mut self.out) {
+                quiet = false;
+                let port = self.bound.iter().find(|(_, port)| **port == sent.path.port);
+                let from = SocketAddr::from((IP, *port.unwrap().0));
+                let to = self.clients.iter().position(|(at, _)| *at == sent.path.remote);
+                if let Some(to) = to.filter(|to| !self.cut.contains(to)) {
+                    let path = Path::new(PortId(0), from);
+                    self.clients[to].1.handle_datagram(self.now, path, &mut self.out[..sent.len]);
+                }
+            }
+            for index in 0..self.clients.len() {
+                quiet &= !self.turn_client(index);
+            }
+        }
+    }
+
+    fn turn_client(&mut self, index: usize) -> bool {
+        let mut busy = false;
+        let (from, client) = &mut self.clients[index];
+        while let Some((op, _)) = client.poll_action() {
+            client.handle_completion(self.now, op, Outcome::Done);
+            busy = true;
+        }
+        while let Some(event) = client.poll_event() {
+            self.heard.push((index, event));
+        }
+        while let Some(sent) = client.poll_transmit(self.now, &mut self.out) {
+            busy = true;
+            let port = self.bound.get(&sent.path.remote.port());
+            if let Some(port) = port.filter(|_| !self.cut.contains(&index)) {
+                let path = Path::new(*port, *from);
+                self.server.handle_datagram(self.now, path, &mut self.out[..sent.len]);
+            }
+        }
+        busy
+    }
+
+    /// Time passes, in steps of at most `step` milliseconds.
+    fn pass(&mut self, ms: u64, step: u64) {
+        let until = self.now.mono + Duration::from_millis(ms);
+        while self.now.mono < until {
+            let left = until.since(self.now.mono).as_millis();
+            let step = step.min(u64::try_from(left).unwrap());
+            self.now.mono = self.now.mono + Duration::from_millis(step);
+            self.now.wall.0 += step;
+            self.server.handle_timeout(self.now);
+            for (_, client) in &mut self.clients {
+                client.handle_timeout(self.now);
+            }
+            self.turn();
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        self.pass(ms, 10);
+    }
+
+    fn audits(&self) -> Vec<&Audit> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Audit(audit) => Some(audit),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Whether the replacement was said to be ready, for each COMPROMISED so far.
+    fn compromised(&self) -> Vec<bool> {
+        let ready = |event: &Event| match event {
+            Event::Compromised { new_file_ready, .. } => Some(*new_file_ready),
+            _ => None,
+        };
+        self.events.iter().filter_map(ready).collect()
+    }
+}
+
+const FIXED: PortChoice = PortChoice::Fixed(50_000);
+
+#[test]
+fn a_retirement_that_failed_is_tried_until_it_is_done() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let file = scene.file_of("ann");
+    scene.disk = Box::new(|action| {
+        let failed = matches!(action, Action::RetireFiles { .. });
+        Some(if failed { Outcome::Failed } else { Outcome::Done })
+    });
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    scene.run(100);
+    assert_eq!((scene.compromised(), scene.retired.len()), (vec![false], 1));
+    let told = Audit::NotRetired { file, member: "ann".to_string() };
+    assert!(scene.audits().contains(&&told));
+    // A second signal finds the file again, and does not claim what is not so.
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    scene.run(100);
+    assert_eq!(scene.compromised(), [false, false]);
+    assert_eq!(scene.retired[1], [file]);
+    scene.pass(61_000, 500);
+    assert_eq!(scene.retired.len(), 3, "each minute");
+    scene.disk = Box::new(|_| Some(Outcome::Done));
+    scene.pass(60_000, 500);
+    assert_eq!(scene.retired[3], [file]);
+    assert!(scene.server.unretired.is_empty());
+    scene.pass(180_000, 500);
+    assert_eq!(scene.retired.len(), 4);
+}
+
+#[test]
+fn a_retirement_that_nobody_answers_counts_for_a_second_signal() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let file = scene.file_of("ann");
+    scene.disk =
+        Box::new(|action| (!matches!(action, Action::RetireFiles { .. })).then_some(Outcome::Done));
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    scene.run(100);
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    scene.run(100);
+    let asked = scene
+        .unanswered
+        .iter()
+        .filter(|(_, action)| matches!(action, Action::RetireFiles { files } if *files == [file]));
+    assert_eq!(asked.count(), 2);
+    scene.disk = Box::new(|_| Some(Outcome::Done));
+    scene.pass(u64::try_from(OP_TIMEOUT.as_millis()).unwrap() + 61_000, 1000);
+    assert!(scene.retired.contains(&vec![file]) && scene.server.unretired.is_empty());
+}
+
+#[test]
+fn signals_that_cross_are_both_through_with() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    let now = scene.now;
+    scene.clients[ann].1.declare_compromised(now);
+    scene.run(1000);
+    let through = scene
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Signalled { acknowledged: true, .. }));
+    assert_eq!(through.count(), 1);
+}
+
+#[test]
+fn secrets_that_could_not_be_kept_are_kept_later() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let file = scene.file_of("ann");
+    scene.disk = Box::new(|action| {
+        let failed = matches!(action, Action::KeepCredentials { .. });
+        Some(if failed { Outcome::Failed } else { Outcome::Done })
+    });
+    let now = scene.now;
+    scene.server.keep(now, file);
+    scene.pass(181_000, 500);
+    let told = Audit::NotKept { file, member: "ann".to_string() };
+    assert_eq!(scene.audits().iter().filter(|audit| ***audit == told).count(), 1, "once");
+    assert!(scene.server.unkept.contains(&file));
+    scene.disk = Box::new(|_| Some(Outcome::Done));
+    let before = scene.kept;
+    scene.pass(60_000, 500);
+    assert_eq!(scene.kept, before + 1);
+    assert!(scene.server.unkept.is_empty());
+}
