@@ -318,6 +318,13 @@ impl Credentials {
         self.files.get(&file)?.renewal.as_ref()
     }
 
+    /// The same, as it is sent with the announcement of a port.
+    pub(super) fn renewal_at(&mut self, file: FileId, port: u16) -> Option<&Renewal> {
+        let renewal = self.files.get_mut(&file)?.renewal.as_mut()?;
+        renewal.content.server_udp_port = port;
+        Some(renewal)
+    }
+
     /// Whether a file may get another secret: at most two are accepted at a time.
     pub(super) fn may_renew(&self, file: FileId) -> bool {
         let Some(file) = self.files.get(&file) else { return false };

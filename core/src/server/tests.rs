@@ -32,6 +32,8 @@ struct Scene {
     retired: Vec<Vec<FileId>>,
     kept: usize,
     closed: Vec<PortId>,
+    /// Ports that renewed files name, as clients stored them.
+    stored: Vec<(usize, u16)>,
     /// Clients whose datagrams are lost, both ways.
     cut: Vec<usize>,
     out: Vec<u8>,
@@ -81,6 +83,7 @@ impl Scene {
             retired: vec![],
             kept: 0,
             closed: vec![],
+            stored: vec![],
             cut: vec![],
             out: vec![0; DATAGRAM_MAX],
         };
@@ -173,7 +176,10 @@ impl Scene {
     fn turn_client(&mut self, index: usize) -> bool {
         let mut busy = false;
         let (from, client) = &mut self.clients[index];
-        while let Some((op, _)) = client.poll_action() {
+        while let Some((op, action)) = client.poll_action() {
+            if let client::Action::StoreSecurityFile { renewal } = action {
+                self.stored.push((index, renewal.content.server_udp_port));
+            }
             client.handle_completion(self.now, op, Outcome::Done);
             busy = true;
         }
@@ -318,4 +324,93 @@ fn secrets_that_could_not_be_kept_are_kept_later() {
     scene.pass(60_000, 500);
     assert_eq!(scene.kept, before + 1);
     assert!(scene.server.unkept.is_empty());
+}
+
+#[test]
+fn a_newcomer_keeps_the_port_that_it_was_told_of() {
+    let mut scene = Scene::new(PortChoice::Random, 3000);
+    scene.pass(490_000, 500);
+    let old = scene.server.port().unwrap();
+    scene.disk = Box::new(|action| {
+        (!matches!(action, Action::KeepCredentials { .. })).then_some(Outcome::Done)
+    });
+    let ann = scene.join("ann");
+    scene.run(1000);
+    let (op, _) = scene.unanswered.pop().unwrap();
+    scene.server.handle_completion(scene.now, op, Outcome::Done);
+    scene.pass(150_000, 100);
+    assert_ne!(scene.server.port(), Some(old));
+    let at = scene.clients[ann].1.path().unwrap().remote.port();
+    assert_eq!(Some(at), scene.server.port());
+    assert_eq!(scene.stored, [(ann, at)]);
+}
+
+#[test]
+fn an_emergency_renews_files_that_name_a_random_port() {
+    let mut scene = Scene::new(PortChoice::Random, 0);
+    let (_, bob) = (scene.join("ann"), scene.join("bob"));
+    // Until the secret that was carried is retired, the file has as many as it may have.
+    scene.pass(310_000, 500);
+    scene.stored.clear();
+    let old = scene.server.port().unwrap();
+    scene.server.declare_compromised(scene.now, "ann", "stolen");
+    scene.run(2000);
+    let port = scene.server.port().unwrap();
+    assert_ne!(port, old);
+    assert_eq!(scene.stored, [(bob, port)]);
+}
+
+#[test]
+fn an_open_port_waits_for_keys_with_the_file_that_is_durable() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let (id, file) = (scene.session_of("ann"), scene.file_of("ann"));
+    scene.pass(310_000, 500);
+    let wait = |scene: &mut Scene| {
+        let epoch = Epoch(99);
+        let entry = scene.server.sessions.get_mut(&id).unwrap();
+        entry.announce = Some(Announce { epoch, with_file: true });
+        scene.server.turn_ports(scene.now);
+        scene.server.sessions[&id].announce.as_ref().is_some_and(|announce| announce.with_file)
+    };
+    scene.disk = Box::new(|_| None);
+    assert!(scene.server.renew(scene.now, file));
+    scene.turn();
+    assert!(!wait(&mut scene), "nobody waits for a disk");
+    let (op, _) = scene.unanswered.pop().unwrap();
+    scene.cut.push(0);
+    scene.server.handle_completion(scene.now, op, Outcome::Done);
+    assert!(wait(&mut scene));
+}
+
+#[test]
+fn too_many_secrets_to_renew_one() {
+    let mut scene = Scene::new(FIXED, 0);
+    for _ in 1..crate::limits::SECRETS {
+        scene.server.issue(scene.now, "bob", &[], 86_400).unwrap();
+        scene.turn();
+    }
+    scene.join("ann");
+    let file = scene.file_of("ann");
+    let told = Audit::NotRenewed { file, member: "ann".to_string() };
+    assert!(scene.audits().contains(&&told));
+}
+
+#[test]
+fn who_asks_for_keys_after_an_emergency_waits_for_those_of_the_emergency() {
+    use crate::wire::message::RotationReason::{Emergency, Interval, Operator};
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let (id, now) = (scene.session_of("ann"), scene.now);
+    let ask = |scene: &mut Scene, reason| {
+        let asked =
+            scene.server.with_session(now, id, |session, cx| session.require_rotation(cx, reason));
+        asked.flatten().unwrap()
+    };
+    assert_eq!(ask(&mut scene, Operator), Epoch(2));
+    assert_eq!(ask(&mut scene, Interval), Epoch(2));
+    assert_eq!(ask(&mut scene, Emergency), Epoch(3));
+    assert_eq!(ask(&mut scene, Interval), Epoch(3));
+    scene.run(1000);
+    assert_eq!(scene.server.sessions[&id].session.epoch(), Some(Epoch(3)));
 }

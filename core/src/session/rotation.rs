@@ -63,6 +63,8 @@ impl Session {
                 self.rotation.again = Some(reason);
                 Some(next.next())
             }
+            // It comes after the one that another asked for.
+            Err(SendError::Busy) if self.rotation.again.is_some() => Some(next.next()),
             Err(SendError::Busy) => Some(next),
             Err(_) => None,
         }
