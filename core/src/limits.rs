@@ -82,6 +82,8 @@ pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
 pub const RETIRED_TRIALS_PER_SECOND: u32 = 500;
 /// Addresses whose budget is tracked; beyond them only the global budget counts.
 pub const TRIAL_ADDRESSES: usize = 4096;
+/// When more come, those that no longer count are looked for this often at most.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Distinct ports of one address whose datagrams nothing opens, within [`SCAN_WINDOW`], that make a
 /// port scan (SPEC 11.4).
@@ -172,6 +174,8 @@ pub const RATE_LIMITED_PAUSE: Duration = Duration::from_secs(1);
 pub const MAILBOX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Chat kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_MESSAGES: usize = 1000;
+/// Bytes of that chat; beyond them too the oldest makes way.
+pub const MAILBOX_BYTES: usize = 8 << 20;
 /// Chat ids that a server remembers per sender, to relay each once.
 pub const CHATS_REMEMBERED: usize = 4096;
 /// Chats of one sender that wait to be made durable.
@@ -185,6 +189,9 @@ pub const CHATS_SEEN: usize = 16_384;
 pub const CHATS_UNRECEIPTED: usize = 1024;
 /// Actions under way; each session has at most two, each chat one.
 pub const OPS: usize = 65_536;
+/// Actions under way beyond which none is started for chat: a disk that is behind with chat must not
+/// keep secrets from being retired or kept.
+pub const OPS_COMMON: usize = OPS / 2;
 /// An action without completion counts as failed after this: long, because what is done after all must
 /// not have been called failed.
 pub const OP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -211,6 +218,8 @@ const _: () = {
     assert!(ANNOUNCE <= ROTATION_INTERVAL / 4 && GRACE_PERIOD <= ROTATION_INTERVAL / 3);
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
+    assert!(MAILBOX_BYTES > 2 * MESSAGE_MAX);
+    assert!(OPS_COMMON < OPS);
     assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);
     assert!(CHATS_BURST_OWN < CHATS_BURST);
 };

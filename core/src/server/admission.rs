@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::id::SessionId;
 use crate::limits::{
     HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES,
-    RETIRED_TRIALS_PER_SECOND, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
+    RETIRED_TRIALS_PER_SECOND, SWEEP_EVERY, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
     TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
 use crate::time::{Duration, Instant, UnixMs};
@@ -19,13 +19,15 @@ pub(super) struct Trials {
     /// Trials of secrets that are known only to be refused.
     retired: Budget,
     addresses: BTreeMap<IpAddr, Budget>,
+    /// When they may be swept again, once there are too many.
+    sweep_at: Instant,
 }
 
 impl Trials {
     pub(super) const fn new(now: Instant) -> Self {
         let global = Budget::new(now, TRIALS_GLOBAL_PER_SECOND, TRIALS_GLOBAL_BURST);
         let retired = Budget::new(now, RETIRED_TRIALS_PER_SECOND, RETIRED_TRIALS_PER_SECOND);
-        Self { global, retired, addresses: BTreeMap::new() }
+        Self { global, retired, addresses: BTreeMap::new(), sweep_at: now }
     }
 
     /// Whether another trial is in the budget.
@@ -48,7 +50,10 @@ impl Trials {
     pub(super) fn charge(&mut self, now: Instant, address: IpAddr) {
         self.global.take(now);
         if self.addresses.len() >= TRIAL_ADDRESSES && !self.addresses.contains_key(&address) {
-            self.addresses.retain(|_, budget| !budget.is_full(now));
+            if self.sweep_at <= now {
+                self.sweep_at = now + SWEEP_EVERY;
+                self.addresses.retain(|_, budget| !budget.is_full(now));
+            }
             if self.addresses.len() >= TRIAL_ADDRESSES {
                 return;
             }

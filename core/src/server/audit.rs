@@ -111,7 +111,8 @@ pub enum Alert {
         /// Distinct ports.
         ports: usize,
     },
-    /// Datagrams that no key fits used up a budget (PROTOCOL 3).
+    /// Datagrams that no key fits used up a budget (PROTOCOL 3), or hellos that of their file (PROTOCOL
+    /// 5.1).
     AuthFlood {
         /// The address whose budget it was, which may be forged; `None` for that of all together.
         address: Option<IpAddr>,

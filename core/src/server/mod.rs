@@ -145,7 +145,9 @@ pub struct Server {
     trials: Trials,
     hub: Hub,
     sessions: BTreeMap<SessionId, Entry>,
-    by_address: BTreeMap<SocketAddr, SessionId>,
+    /// Established sessions by the address of their path. Whoever has a file can claim any address as
+    /// his first, so that one may have several.
+    by_address: BTreeSet<(SocketAddr, SessionId)>,
     next_session: u64,
     schedule: Schedule,
     ops: Ops<Action, Waits>,
@@ -165,8 +167,7 @@ impl Server {
         for member in &config.members {
             hub.set_member(&member.name, &member.rooms, now);
         }
-        config.chats.into_iter().for_each(|stored| hub.restore(stored, now));
-        let mut credentials = Credentials::default();
+        let (chats, mut credentials) = (config.chats, Credentials::default());
         for credential in config.credentials {
             credentials.accept(now, credential);
         }
@@ -189,7 +190,7 @@ impl Server {
             trials: Trials::new(now.mono),
             hub,
             sessions: BTreeMap::new(),
-            by_address: BTreeMap::new(),
+            by_address: BTreeSet::new(),
             next_session: 0,
             schedule: Schedule::default(),
             ops: Ops::default(),
@@ -201,6 +202,7 @@ impl Server {
             closing: false,
         };
         server.bind(now);
+        chats.into_iter().for_each(|stored| server.restore(now, stored));
         server
     }
 
@@ -227,6 +229,16 @@ impl Server {
         }
     }
 
+    /// Nobody said how an action ended.
+    fn give_up(&mut self, now: Now, op: OpId) {
+        if let Some(Waits::Bind(port)) = self.ops.waits(op) {
+            // It may be bound after all, and nobody would ever close it.
+            let port = *port;
+            self.close(now, port);
+        }
+        self.handle_completion(now, op, Outcome::Failed);
+    }
+
     /// Input: a deadline may have come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.watch_clock(now);
@@ -235,7 +247,7 @@ impl Server {
             self.with_session(now, id, |session, cx| session.handle_timeout(cx));
         }
         while let Some(op) = self.ops.expired(now.mono) {
-            self.handle_completion(now, op, Outcome::Failed);
+            self.give_up(now, op);
         }
         if self.forget_at <= now.mono {
             self.forget_at = now.mono + FORGET_EVERY;
@@ -291,10 +303,7 @@ impl Server {
     fn remove(&mut self, id: SessionId) {
         self.schedule.forget(id);
         if let Some(entry) = self.sessions.remove(&id) {
-            let remote = entry.session.path().remote;
-            if self.by_address.get(&remote) == Some(&id) {
-                self.by_address.remove(&remote);
-            }
+            self.by_address.remove(&(entry.session.path().remote, id));
         }
     }
 
@@ -313,10 +322,8 @@ impl Server {
 
     /// A session is on another path: datagrams from there are its first.
     fn moved(&mut self, id: SessionId, from: Path, to: Path) {
-        if self.by_address.get(&from.remote) == Some(&id) {
-            self.by_address.remove(&from.remote);
-        }
-        self.by_address.insert(to.remote, id);
+        self.by_address.remove(&(from.remote, id));
+        self.by_address.insert((to.remote, id));
         if let Some(entry) = self.sessions.get(&id).filter(|_| from.remote != to.remote) {
             let (member, from, to) = (entry.member.clone(), from.remote, to.remote);
             self.events.push_back(Event::Audit(Audit::PathMoved { session: id, member, from, to }));

@@ -20,7 +20,7 @@ impl Server {
         }
     }
 
-    fn close(&mut self, now: Now, port: PortId) {
+    pub(super) fn close(&mut self, now: Now, port: PortId) {
         // A binding that stays open by mistake is drained unread.
         let _started = self.ops.start(now.mono, Action::ClosePort { port }, Waits::Nothing);
     }

@@ -13,6 +13,9 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
 
+/// Why a chat made way for others.
+const TOO_MANY: &str = "too many newer messages wait for";
+
 impl Server {
     /// A session was established: its roster first, then everybody learns of it.
     pub(super) fn welcome(&mut self, now: Now, id: SessionId, member: &str) {
@@ -102,7 +105,8 @@ impl Server {
         match self.hub.submit(member, chat, now) {
             Verdict::Store(stored) => {
                 let action = Action::StoreChat { stored: Box::new(stored.clone()) };
-                if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_err() {
+                let waits = Waits::Store(stored.clone());
+                if self.ops.start_common(now.mono, action, waits).is_err() {
                     self.hub.failed(&stored.chat);
                     self.refuse_chat(now, id, chat_id, ErrorCode::RateLimited, "the disk is busy");
                 }
@@ -160,7 +164,7 @@ impl Server {
             return;
         }
         for gone in self.hub.stored(stored, now) {
-            self.chat_dropped(now, &gone, "1000 newer messages wait for");
+            self.chat_dropped(now, &gone, TOO_MANY);
         }
         let told = receipt(id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
         self.send_receipt(now, &author, told);
@@ -172,6 +176,19 @@ impl Server {
             for session in self.hub.sessions_of(member) {
                 self.pump(now, session);
             }
+        }
+    }
+
+    /// Puts back a chat that was stored before a restart. What is for the server itself may not have
+    /// been told: it is told now, once in each run.
+    pub(super) fn restore(&mut self, now: Now, stored: StoredChat) {
+        for gone in self.hub.restore(&stored, now) {
+            self.chat_dropped(now, &gone, TOO_MANY);
+        }
+        if stored.to.iter().any(|name| name == SERVER_MEMBER) {
+            let (author, id) = (stored.chat.from.clone(), stored.chat.id);
+            self.events.push_back(Event::Chat(stored.chat));
+            self.delivered(now, &author, id, SERVER_MEMBER);
         }
     }
 
@@ -213,7 +230,7 @@ impl Server {
     fn note_delivered(&mut self, now: Now, author: &str, id: ChatId, by: &str) {
         let action = Action::ChatDelivered { from: author.to_string(), id, by: by.to_string() };
         // If this is lost, the member is sent the chat again, and shows it once.
-        let _started = self.ops.start(now.mono, action, Waits::Nothing);
+        let _started = self.ops.start_common(now.mono, action, Waits::Nothing);
     }
 
     /// Sends a session what waits for its member, while its channel has room.

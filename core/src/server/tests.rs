@@ -31,9 +31,13 @@ struct Scene {
     heard: Vec<(usize, client::Event)>,
     retired: Vec<Vec<FileId>>,
     kept: usize,
+    /// Author and recipient of what was noted as delivered.
+    delivered: Vec<(String, String)>,
     closed: Vec<PortId>,
     /// Ports that renewed files name, as clients stored them.
     stored: Vec<(usize, u16)>,
+    /// A client that claims another address as soon as it is answered.
+    forged: Option<(usize, SocketAddr)>,
     /// Clients whose datagrams are lost, both ways.
     cut: Vec<usize>,
     out: Vec<u8>,
@@ -82,8 +86,10 @@ impl Scene {
             heard: vec![],
             retired: vec![],
             kept: 0,
+            delivered: vec![],
             closed: vec![],
             stored: vec![],
+            forged: None,
             cut: vec![],
             out: vec![0; DATAGRAM_MAX],
         };
@@ -140,6 +146,7 @@ impl Scene {
             }
             Action::RetireFiles { files } => self.retired.push(files),
             Action::KeepCredentials { .. } => self.kept += 1,
+            Action::ChatDelivered { from, by, .. } => self.delivered.push((from, by)),
             _ => {}
         }
         self.server.handle_completion(self.now, op, outcome);
@@ -190,7 +197,8 @@ impl Scene {
             busy = true;
             let port = self.bound.get(&sent.path.remote.port());
             if let Some(port) = port.filter(|_| !self.cut.contains(&index)) {
-                let path = Path::new(*port, *from);
+                let forged = self.forged.filter(|(by, _)| *by == index && client.path().is_some());
+                let path = Path::new(*port, forged.map_or(*from, |(_, address)| address));
                 self.server.handle_datagram(self.now, path, &mut self.out[..sent.len]);
             }
         }
@@ -413,4 +421,106 @@ fn who_asks_for_keys_after_an_emergency_waits_for_those_of_the_emergency() {
     assert_eq!(ask(&mut scene, Interval), Epoch(3));
     scene.run(1000);
     assert_eq!(scene.server.sessions[&id].session.epoch(), Some(Epoch(3)));
+}
+
+fn stored(id: u8, to: &str) -> StoredChat {
+    use crate::id::ChatId;
+    use crate::wire::message::{Chat, Recipient};
+    let chat = Chat {
+        id: ChatId([id; 16]),
+        from: "ann".to_string(),
+        to: Recipient::Member(to.to_string()),
+        text: "x".repeat(60_000),
+        sent_at: UnixMs(0),
+    };
+    StoredChat { chat, to: vec![to.to_string()], stored_at: start(0).wall }
+}
+
+#[test]
+fn chat_for_the_server_is_told_after_a_crash() {
+    let chats = vec![stored(1, "server"), stored(2, "bob")];
+    let mut scene = Scene::with(ServerConfig { chats, ..config(FIXED) }, 0);
+    let told: Vec<_> = scene
+        .events
+        .iter()
+        .filter_map(|event| if let Event::Chat(chat) = event { Some(chat.id) } else { None })
+        .collect();
+    assert_eq!(told, [stored(1, "server").chat.id]);
+    let noted = |done: &&(String, String)| done.1 == "server";
+    assert_eq!(scene.delivered.iter().filter(noted).count(), 1);
+    let ann = scene.join("ann");
+    assert!(scene.heard.iter().any(|(index, event)| {
+        *index == ann && matches!(event, client::Event::Receipt { by, .. } if by == "server")
+    }));
+}
+
+#[test]
+fn chat_that_makes_way_at_a_restart_is_told() {
+    let chats = (0..200).map(|id| stored(id, "bob")).collect();
+    let scene = Scene::with(ServerConfig { chats, ..config(FIXED) }, 0);
+    let dropped = |audit: &&&Audit| matches!(audit, Audit::ChatDropped { .. });
+    let count = scene.audits().iter().filter(dropped).count();
+    assert_eq!((count + scene.server.hub.waiting("bob"), scene.delivered.len()), (200, count));
+    assert!(count > 50);
+}
+
+#[test]
+fn an_address_that_another_claims_still_counts() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    let address = scene.clients[ann].0;
+    scene.forged = Some((1, address));
+    scene.join("bob");
+    assert_eq!(scene.server.sessions[&scene.session_of("bob")].session.path().remote, address);
+    // What strangers do from an address of that network does not touch its sessions.
+    for _ in 0..2000 {
+        scene.server.trials.charge(scene.now.mono, address.ip());
+    }
+    scene.clients[ann].1.send_chat(scene.now, "@server", "hello").unwrap();
+    scene.run(50);
+    assert!(scene.events.iter().any(|event| matches!(event, Event::Chat(_))));
+    scene.cut.push(1);
+    scene.pass(70_000, 500);
+    assert_eq!(scene.server.by_address, [(address, scene.session_of("ann"))].into());
+}
+
+#[test]
+fn a_flood_of_hellos_with_a_file_is_told() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.server.issue(scene.now, "ann", &[], 86_400).unwrap();
+    scene.turn();
+    let object = scene.files.pop().unwrap().to_object();
+    for number in 0..=61 {
+        let config = ClientConfig {
+            file: SecurityFile::from_object(&object).unwrap(),
+            addresses: vec![IpAddr::from(IP)],
+            port: None,
+            reconnect: false,
+            key_limits: KeyLimits::default(),
+            provider: &RustCrypto,
+        };
+        let mut client = Client::new(config, &Seed::new(&mut [number; 32]), scene.now);
+        while let Some((op, _)) = client.poll_action() {
+            client.handle_completion(scene.now, op, Outcome::Done);
+        }
+        client.handle_timeout(scene.now);
+        let sent = client.poll_transmit(scene.now, &mut scene.out).unwrap();
+        let path = Path::new(scene.bound[&50_000], ([203, 0, 113, 9], 999).into());
+        scene.server.handle_datagram(scene.now, path, &mut scene.out[..sent.len]);
+    }
+    scene.turn();
+    let flood = Event::Alert(Alert::AuthFlood { address: Some([203, 0, 113, 9].into()) });
+    assert_eq!(scene.events.iter().filter(|event| **event == flood).count(), 1);
+}
+
+#[test]
+fn a_bind_that_nobody_answers_is_closed() {
+    let mut scene = Scene::new(PortChoice::Random, 3400);
+    scene.disk =
+        Box::new(|action| (!matches!(action, Action::BindPort { .. })).then_some(Outcome::Done));
+    scene.pass(100_000, 500);
+    let [(_, Action::BindPort { port, .. })] = scene.unanswered[..] else { panic!() };
+    assert!(scene.closed.is_empty());
+    scene.pass(600_000, 500);
+    assert_eq!(scene.closed, [port]);
 }

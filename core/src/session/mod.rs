@@ -80,6 +80,7 @@ pub(crate) struct Session {
     rotation_interval: Duration,
     provider: &'static dyn CipherProvider,
     phase: Phase,
+    /// What goes with a phase that rotates keys: every way out of it forgets the key pair offered.
     rotation: Rotation,
     transfers: Transfers,
     events: VecDeque<SessionEvent>,
@@ -321,6 +322,7 @@ impl Session {
         out.truncate(len);
         let interval = Duration::ZERO;
         self.phase = Phase::Parting(Parting { datagram: out, left: 1, at: now.mono, interval });
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
     }
 
@@ -381,6 +383,7 @@ impl Session {
         let datagram = transport.seal_signal(now, PacketType::Error, &error.encode());
         let parting = Parting { datagram, left: FATAL_COPIES, at: now.mono, interval };
         self.phase = Phase::Parting(parting);
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(reason));
     }
 
@@ -407,6 +410,7 @@ impl Session {
     /// Wipes all keys without a word.
     pub(crate) fn discard(&mut self) {
         self.phase = Phase::Over;
+        self.rotation = Rotation::default();
         self.events.clear();
     }
 
@@ -434,6 +438,7 @@ impl Session {
     /// Wipes all keys, and says why.
     fn close(&mut self, reason: CloseReason) {
         self.phase = Phase::Over;
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(reason));
     }
 

@@ -229,3 +229,56 @@ impl Session {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::aead::RustCrypto;
+    use crate::crypto::derive::{ConnectionId, Direction, epoch_zero};
+    use crate::error::CloseReason;
+    use crate::id::PortId;
+    use crate::limits::KeyLimits;
+    use crate::session::Setup;
+    use crate::time::{Duration, UnixMs};
+    use crate::transport::path::Path;
+    use crate::wire::message::ErrorCode;
+
+    const NOW: Now = Now { mono: Instant::ZERO, wall: UnixMs(1_700_000_000_000) };
+
+    /// A client's session that has offered a key pair.
+    fn offering() -> Session {
+        let connection_id = ConnectionId::new(NOW.wall, 7);
+        let keys = epoch_zero(&Secret::take(&mut [1; 32]), &connection_id, NOW.wall);
+        let epoch = EpochState::new(NOW.mono, Epoch(1), keys, Direction::C2s, &RustCrypto);
+        let mut session = Session::new(
+            NOW.mono,
+            Setup {
+                side: Side::Client,
+                connection_id,
+                path: Path::new(PortId(0), ([192, 0, 2, 1], 50_000).into()),
+                epochs: Epochs::new(epoch, KeyLimits::default()),
+                response_timeout: Duration::from_secs(10),
+                rotation_interval: Duration::from_secs(3600),
+                provider: &RustCrypto,
+            },
+        );
+        session.phase.establish();
+        session.rotation.offered = Some((Epoch(2), PrivateKey::new(Secret::take(&mut [2; 32]))));
+        session
+    }
+
+    #[test]
+    fn no_end_keeps_the_key_pair_that_was_offered() {
+        let ends: [fn(&mut Session); 4] = [
+            |session| session.end(NOW, ErrorCode::Shutdown, ""),
+            |session| session.close(CloseReason::Goodbye),
+            |session| assert!(session.declare_compromised(NOW, "stolen")),
+            Session::discard,
+        ];
+        for end in ends {
+            let mut session = offering();
+            end(&mut session);
+            assert!(session.rotation.offered.is_none());
+        }
+    }
+}
