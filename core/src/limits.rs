@@ -65,7 +65,7 @@ pub const SECRETS: usize = 1000;
 /// Secrets of one file that are accepted at a time (PROTOCOL 5.2).
 pub const SECRETS_PER_FILE: usize = 2;
 /// Retired secrets that a server remembers in all; beyond them the oldest are forgotten early.
-pub const SECRETS_RETIRED: usize = 4096;
+pub const SECRETS_RETIRED: usize = 20_000;
 /// An expired or retired secret is remembered this long, only to be refused (PROTOCOL 5.2).
 pub const RETIRED_MEMORY: Duration = Duration::from_secs(7 * 86_400);
 
@@ -78,8 +78,8 @@ pub const TRIALS_GLOBAL_PER_SECOND: u32 = 20_000;
 /// Burst of the global budget.
 pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
 /// Hellos a second that are tried with the secrets known only to be refused; beyond, their holders
-/// meet silence.
-pub const RETIRED_TRIALS_PER_SECOND: u32 = 500;
+/// meet silence. Each costs a block for each such secret.
+pub const RETIRED_TRIALS_PER_SECOND: u32 = 100;
 /// Addresses whose budget is tracked; beyond them only the global budget counts.
 pub const TRIAL_ADDRESSES: usize = 4096;
 /// When more come, those that no longer count are looked for this often at most.
@@ -170,6 +170,11 @@ pub const CHATS_BURST: u32 = 100;
 pub const CHATS_BURST_OWN: u32 = 40;
 /// A client repeats a chat that was too many after this long.
 pub const RATE_LIMITED_PAUSE: Duration = Duration::from_secs(1);
+/// Presence of one member that is passed on, refill a second; what is beyond waits, and of that only
+/// the newest counts.
+pub const PRESENCE_PER_SECOND: u32 = 1;
+/// Burst of that budget.
+pub const PRESENCE_BURST: u32 = 10;
 /// How long chat is kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Chat kept for an absent member (PROTOCOL 5.4).
@@ -213,6 +218,10 @@ const _: () = {
     assert!(KEEPALIVE.as_secs() * 3 <= IDLE_TIMEOUT.as_secs());
     assert!(PREVIOUS_EPOCH_MIN.as_secs() < PREVIOUS_EPOCH_MAX.as_secs());
     assert!(HELLO_ATTEMPTS < PORT_ATTEMPTS);
+    // A file that is renewed each hour retires 168 secrets in 7 days.
+    let renewals = RETIRED_MEMORY.as_secs() / ROTATION_INTERVAL + 1;
+    assert!(SECRETS_RETIRED as u64 >= renewals * SESSIONS as u64);
+    assert!(SECRETS_RETIRED * RETIRED_TRIALS_PER_SECOND as usize <= 2_000_000);
     assert!(EPOCH_BYTES_DUE < EPOCH_BYTES_STOP && EPOCH_BYTES_STOP < EPOCH_BYTES_END);
     assert!(EPOCH_AGE_MAX.as_secs() == ROTATION_INTERVAL + ROTATION_MAX.as_secs());
     assert!(ANNOUNCE <= ROTATION_INTERVAL / 4 && GRACE_PERIOD <= ROTATION_INTERVAL / 3);

@@ -2,6 +2,7 @@
 
 use super::admission::Known;
 use super::credentials::SecretId;
+use super::relay::Handed;
 use super::{Audit, Entry, Event, REPLIES, Server};
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero};
@@ -196,6 +197,7 @@ impl Server {
             member,
             hello_at,
             owed,
+            handed: Handed::default(),
             announce,
             retirement,
             established,

@@ -5,7 +5,7 @@ use crate::budget::Budget;
 use crate::id::{ChatId, SessionId};
 use crate::limits::{
     CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_BYTES,
-    MAILBOX_MESSAGES, MESSAGE_MAX, SCAN_WINDOW,
+    MAILBOX_MESSAGES, MESSAGE_MAX, PRESENCE_BURST, PRESENCE_PER_SECOND, SCAN_WINDOW,
 };
 use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::wire::message::{
@@ -53,6 +53,7 @@ struct Member {
     /// Receipts for chats of this member that came while it was away.
     receipts: VecDeque<Message>,
     chats: Budget,
+    presence: Budget,
     /// It was said to send too much, and not again before this.
     limited_until: Instant,
 }
@@ -70,6 +71,7 @@ impl Member {
             unread: VecDeque::new(),
             receipts: VecDeque::new(),
             chats: Budget::new(now.mono, CHATS_PER_SECOND, CHATS_BURST),
+            presence: Budget::new(now.mono, PRESENCE_PER_SECOND, PRESENCE_BURST),
             limited_until: now.mono,
         }
     }
@@ -126,6 +128,8 @@ pub(super) struct Hub {
     bodies: BTreeMap<u64, Body>,
     next_body: u64,
     next_mail: u64,
+    /// Members whose presence is passed on later, and when.
+    late: BTreeMap<String, Instant>,
 }
 
 impl Hub {
@@ -270,6 +274,28 @@ impl Hub {
         }
         member.since = now;
         Some(Presence { member: name.to_string(), status, since: now })
+    }
+
+    /// Whether a member's presence may be passed on now. If not, [`Self::late`] has it later.
+    pub(super) fn may_tell(&mut self, name: &str, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(name) else { return false };
+        if member.presence.take(now) {
+            self.late.remove(name);
+            return true;
+        }
+        let at = member.presence.next(now);
+        self.late.entry(name.to_string()).or_insert(at);
+        false
+    }
+
+    /// When presence that waits may be passed on.
+    pub(super) fn late_at(&self) -> Option<Instant> {
+        self.late.values().min().copied()
+    }
+
+    /// Members whose presence waited long enough.
+    pub(super) fn late(&mut self, now: Instant) -> Vec<String> {
+        self.late.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect()
     }
 
     /// The presence of a member now.

@@ -102,6 +102,8 @@ struct Entry {
     hello_at: Instant,
     /// Receipts, presence and refusals that wait for a place in its channel.
     owed: VecDeque<Message>,
+    /// Of those sent, what nobody asks for again.
+    handed: relay::Handed,
     /// It is to hear of the port.
     announce: Option<Announce>,
     /// How far the retirement of its file is, once COMPROMISED was raised.
@@ -265,6 +267,7 @@ impl Server {
         if self.credentials.deadline().is_some_and(|at| at <= now.mono) {
             self.retire_due(now);
         }
+        self.tell_late(now);
     }
 
     /// Does something to a session, then all that follows from it: its events are drained here,
@@ -338,8 +341,12 @@ impl Server {
         let (member, remote) = (entry.member.clone(), entry.session.path().remote);
         let lasted = now.mono.since(since.mono);
         let (sent, received) = entry.session.traffic();
+        let unheard = entry.unheard();
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
             self.broadcast(now, &member, &presence);
+        }
+        for message in unheard {
+            self.send_receipt(now, &member, message);
         }
         let session = id;
         let ended = Event::Disconnected { session, member, remote, lasted, sent, received, reason };
@@ -399,7 +406,8 @@ impl Server {
         let named = |timer| move |at| Deadline { at, timer };
         let ports = self.ports.deadline().map(named(Timer::PortRotation));
         let secrets = self.credentials.deadline().map(named(Timer::Retirement));
-        [session, op, forget, ports, secrets]
+        let presence = self.hub.late_at().map(named(Timer::Pacing));
+        [session, op, forget, ports, secrets, presence]
             .into_iter()
             .flatten()
             .min_by_key(|deadline| deadline.at)

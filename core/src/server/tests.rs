@@ -8,6 +8,7 @@ use crate::limits::{DATAGRAM_MAX, OP_TIMEOUT};
 use crate::time::UnixMs;
 use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
 use core::net::IpAddr;
@@ -523,4 +524,82 @@ fn a_bind_that_nobody_answers_is_closed() {
     assert!(scene.closed.is_empty());
     scene.pass(600_000, 500);
     assert_eq!(scene.closed, [port]);
+}
+
+#[test]
+fn a_member_who_says_much_of_itself_is_heard_now_and_then() {
+    use crate::wire::message::Status::{Away, Online};
+    let mut scene = Scene::new(FIXED, 0);
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.heard.clear();
+    for number in 0..101 {
+        let status = if number % 2 == 0 { Away } else { Online };
+        scene.clients[ann].1.set_status(scene.now, status).unwrap();
+        scene.run(10);
+    }
+    let heard = |scene: &Scene| {
+        let status = |(index, event): &(usize, client::Event)| match event {
+            client::Event::Presence(presence) if *index == bob => Some(presence.status),
+            _ => None,
+        };
+        scene.heard.iter().filter_map(status).collect::<Vec<_>>()
+    };
+    assert!((10..=12).contains(&heard(&scene).len()), "{:?}", heard(&scene));
+    scene.run(2000);
+    assert!(heard(&scene).len() <= 13);
+    assert_eq!(heard(&scene).last(), Some(&Away), "the newest is never lost");
+}
+
+#[test]
+fn what_is_told_once_outlives_a_session() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    let id = scene.clients[ann].1.send_chat(scene.now, "@bob", "hello").unwrap();
+    scene.run(100);
+    scene.cut.push(ann);
+    scene.join("bob");
+    let receipts = |scene: &Scene| {
+        let delivered = |event: &&(usize, client::Event)| matches!(&event.1, client::Event::Receipt { id: of, by, .. } if *of == id && by == "bob");
+        scene.heard.iter().filter(delivered).count()
+    };
+    // It was sent, and the session that it was sent to is dead.
+    assert_eq!(scene.server.sessions[&scene.session_of("ann")].owed.len(), 0);
+    scene.pass(65_000, 100);
+    assert_eq!(receipts(&scene), 0);
+    scene.cut.clear();
+    scene.pass(60_000, 100);
+    assert_eq!(receipts(&scene), 1);
+    let entry = &scene.server.sessions[&scene.session_of("ann")];
+    assert!(format!("{:?}", entry.handed).contains("unacknowledged: {}"));
+}
+
+#[test]
+fn a_hundred_files_are_remembered_for_a_week() {
+    let mut all = Credentials::default();
+    let secret = |number: u64| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        crate::secret::Secret::take(&mut bytes)
+    };
+    let hours = 169;
+    let now = start(hours * 3600);
+    for number in 0..100 * hours {
+        let since = start(number / 100 * 3600).wall.secs();
+        all.accept(
+            now,
+            Credential {
+                file: FileId(number % 100),
+                member: "ann".to_string(),
+                secret: secret(number),
+                timestamp: since,
+                carried: false,
+                status: CredentialStatus::Retired { since },
+                valid_until: since,
+                grace_period: 0,
+                response_timeout: 10,
+            },
+        );
+    }
+    all.forget(Now { wall: UnixMs(start((hours - 1) * 3600).wall.0), ..now });
+    assert_eq!((all.durable(FileId(7)).len() as u64, all.accepted()), (hours, 0));
 }
