@@ -603,3 +603,21 @@ fn a_hundred_files_are_remembered_for_a_week() {
     all.forget(Now { wall: UnixMs(start((hours - 1) * 3600).wall.0), ..now });
     assert_eq!((all.durable(FileId(7)).len() as u64, all.accepted()), (hours, 0));
 }
+
+#[test]
+fn rotations_that_nobody_asked_for_wait() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    for _ in 0..500 {
+        let (_, client) = &mut scene.clients[ann];
+        let _busy = client.rotate_keys(scene.now);
+        scene.run(10);
+    }
+    let epoch = scene.clients[ann].1.epoch().unwrap();
+    assert!((Epoch(14)..=Epoch(17)).contains(&epoch), "{epoch:?}: ten, and one a second");
+    let own = scene.server.sessions().remove(0);
+    assert!(own.epoch >= epoch && scene.server.rotate_keys(scene.now, None) == 1);
+    scene.run(2000);
+    assert!(!scene.events.iter().any(|event| matches!(event, Event::Disconnected { .. })));
+    assert!(scene.clients[ann].1.epoch().unwrap() > epoch);
+}

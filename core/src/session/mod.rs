@@ -6,11 +6,12 @@ mod phase;
 mod rotation;
 mod transfer;
 
+use crate::budget::Budget;
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
 use crate::error::{CloseReason, DropReason, SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
+use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX, OFFERS_BURST, OFFERS_PER_SECOND};
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
@@ -82,6 +83,8 @@ pub(crate) struct Session {
     phase: Phase,
     /// What goes with a phase that rotates keys: every way out of it forgets the key pair offered.
     rotation: Rotation,
+    /// Server: rotations that the client may offer unasked.
+    offers: Budget,
     transfers: Transfers,
     events: VecDeque<SessionEvent>,
     /// Bytes sealed and opened when last looked at.
@@ -102,6 +105,7 @@ impl Session {
             provider: setup.provider,
             phase: Phase::HalfOpen(Box::new(transport)),
             rotation: Rotation::default(),
+            offers: Budget::new(now, OFFERS_PER_SECOND, OFFERS_BURST),
             transfers: Transfers::default(),
             events: VecDeque::new(),
             traffic: (0, 0),

@@ -16,6 +16,8 @@ use crate::wire::message::{Message, RotationReason, Side};
 pub(super) struct Rotation {
     /// Client: the key pair it offered.
     offered: Option<(Epoch, PrivateKey)>,
+    /// Server: the client's public key, which is answered only then.
+    waiting: Option<(Epoch, [u8; 32], Instant)>,
     /// Server: the epoch it asked for.
     triggered: Option<Epoch>,
     /// Server: epochs that the client has said `switch` for.
@@ -45,6 +47,7 @@ impl Session {
         let settled = |epochs: &Epochs| epochs.is_confirmed() && !epochs.has_next();
         !self.phase.epochs().is_some_and(settled)
             || self.rotation.offered.is_some()
+            || self.rotation.waiting.is_some()
             || self.rotation.triggered.is_some()
     }
 
@@ -83,6 +86,14 @@ impl Session {
             self.violate(cx.now, Violation::RotationOverdue);
             return;
         }
+        let due = |(_, _, at): &mut (Epoch, [u8; 32], Instant)| *at <= now;
+        if let Some((epoch, client_public, _)) = self.rotation.waiting.take_if(due) {
+            self.offers.take(now);
+            if let Err(violation) = self.answer(cx, epoch, &client_public) {
+                self.violate(cx.now, violation);
+                return;
+            }
+        }
         if self.is_rotating() {
             return;
         }
@@ -101,6 +112,9 @@ impl Session {
     /// When [`Self::keep_keys_fresh`] has something to do.
     pub(super) fn rotation_deadline(&self) -> Option<Instant> {
         let Phase::Open(transport) = &self.phase else { return None };
+        if let Some((_, _, at)) = self.rotation.waiting {
+            return Some(at);
+        }
         let due = transport.epochs.since() + self.rotation_interval;
         let Some(since) = self.rotation.since else { return Some(due) };
         if self.side == Side::Client && !self.is_rotating() {
@@ -164,15 +178,33 @@ impl Session {
         epoch: Epoch,
         client_public: &[u8; 32],
     ) -> Result<(), Violation> {
-        let private = PrivateKey::new(cx.random.private.secret());
-        let public_key = private.public();
-        let Some(transport) = self.phase.transport_mut() else { return Ok(()) };
-        if epoch != transport.epochs.current().next() || transport.epochs.has_next() {
+        let Some(transport) = self.phase.transport() else { return Ok(()) };
+        let epochs = &transport.epochs;
+        let again = epochs.has_next() || self.rotation.waiting.is_some();
+        if epoch != epochs.current().next() || again {
             return Err(Violation::RotationStep);
         }
+        self.rotation.since.get_or_insert(cx.now.mono);
+        // One that nobody asked for costs two multiplications of ours for each of the client's.
+        let asked = self.rotation.triggered == Some(epoch);
+        if !asked && !self.offers.take(cx.now.mono) {
+            let at = self.offers.next(cx.now.mono);
+            self.rotation.waiting = Some((epoch, *client_public, at));
+            return Ok(());
+        }
+        self.answer(cx, epoch, client_public)
+    }
+
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        epoch: Epoch,
+        client_public: &[u8; 32],
+    ) -> Result<(), Violation> {
+        let private = PrivateKey::new(cx.random.private.secret());
+        let public_key = private.public();
         let agreed = private.agree(client_public).ok_or(Violation::ZeroSharedSecret)?;
         let next = self.next_epoch(cx.now.mono, epoch, agreed, client_public, &public_key)?;
-        self.rotation.since.get_or_insert(cx.now.mono);
         self.send(&Message::Answer { epoch, public_key, session: None }, None)
             .map_err(|_| Violation::Backlog)?;
         if let Some(transport) = self.phase.transport_mut() {
