@@ -108,7 +108,9 @@ impl Monitor {
 
     /// A budget for trials is used up: that of an address, or that of all together.
     pub(super) fn flood(&mut self, now: Instant, address: Option<IpAddr>) -> Option<Alert> {
-        if self.floods.len() >= TRIAL_ADDRESSES && !self.floods.contains_key(&address) {
+        // That of all together always has its place.
+        let new = address.is_some() && !self.floods.contains_key(&address);
+        if new && self.floods.len() >= TRIAL_ADDRESSES {
             self.sweep(now);
             if self.floods.len() >= TRIAL_ADDRESSES {
                 return None;
@@ -221,6 +223,13 @@ mod tests {
             assert!(monitor.flood(at(secs).mono, None).is_none());
         }
         assert!(monitor.flood(at(600).mono, None).is_some());
+        let mut told = 0;
+        for host in 0..10_000_u32 {
+            let [_, _, c, d] = host.to_be_bytes();
+            let address = Some(IpAddr::from([198, 51, c, d]));
+            told += usize::from(monitor.flood(at(700).mono, address).is_some());
+        }
+        assert!(told <= TRIAL_ADDRESSES && monitor.flood(at(700).mono, None).is_some());
     }
 
     #[test]
