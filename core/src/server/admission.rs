@@ -160,9 +160,10 @@ impl HelloMemory {
         }
     }
 
-    /// Forgets what is too old to be taken anyway.
+    /// Forgets what is too old to be taken anyway, also by a clock that is set back. A full memory does
+    /// not wait so long.
     pub(super) fn forget(&mut self, now: Instant, wall: UnixMs) {
-        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY);
+        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY * 2);
         for hello in self.hellos.values_mut() {
             if hello.reply.as_ref().is_some_and(|reply| reply.until <= now) {
                 hello.reply = None;
@@ -211,6 +212,8 @@ mod tests {
             assert!(memory.remember(now, wall, nonce, [0; 32], wall));
         }
         assert!(!memory.remember(now, wall, 99, [0; 32], wall), "over budget");
+        memory.forget(now, UnixMs(4_000_000));
+        assert_eq!(known(&mut memory, now, 1), Known::Silence, "the clock may be set back");
         memory.forget(now, UnixMs(4_000_000_000));
         assert_eq!(known(&mut memory, now, 1), Known::New);
     }
