@@ -65,7 +65,7 @@ pub const SECRETS: usize = 1000;
 /// Secrets of one file that are accepted at a time (PROTOCOL 5.2).
 pub const SECRETS_PER_FILE: usize = 2;
 /// Retired secrets that a server remembers in all; beyond them the oldest are forgotten early.
-pub const SECRETS_RETIRED: usize = 4096;
+pub const SECRETS_RETIRED: usize = 20_000;
 /// An expired or retired secret is remembered this long, only to be refused (PROTOCOL 5.2).
 pub const RETIRED_MEMORY: Duration = Duration::from_secs(7 * 86_400);
 
@@ -78,10 +78,12 @@ pub const TRIALS_GLOBAL_PER_SECOND: u32 = 20_000;
 /// Burst of the global budget.
 pub const TRIALS_GLOBAL_BURST: u32 = 20_000;
 /// Hellos a second that are tried with the secrets known only to be refused; beyond, their holders
-/// meet silence.
-pub const RETIRED_TRIALS_PER_SECOND: u32 = 500;
+/// meet silence. Each costs a block for each such secret.
+pub const RETIRED_TRIALS_PER_SECOND: u32 = 100;
 /// Addresses whose budget is tracked; beyond them only the global budget counts.
 pub const TRIAL_ADDRESSES: usize = 4096;
+/// When more come, those that no longer count are looked for this often at most.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Distinct ports of one address whose datagrams nothing opens, within [`SCAN_WINDOW`], that make a
 /// port scan (SPEC 11.4).
@@ -148,6 +150,12 @@ pub const PREVIOUS_EPOCH_MAX: Duration = Duration::from_secs(300);
 /// Shortest that they stay.
 pub const PREVIOUS_EPOCH_MIN: Duration = Duration::from_secs(1);
 
+/// Rotations that a client may offer unasked, refill a second (SPEC 11.2); the answer to one beyond
+/// waits.
+pub const OFFERS_PER_SECOND: u32 = 1;
+/// Burst of that budget.
+pub const OFFERS_BURST: u32 = 10;
+
 /// Seconds between two key rotations (SPEC 7.1), as told in the answer to a hello.
 pub const ROTATION_INTERVAL: u64 = 3600;
 /// Seconds before a port rotation at which it is prepared and announced (SPEC 7.1).
@@ -168,10 +176,17 @@ pub const CHATS_BURST: u32 = 100;
 pub const CHATS_BURST_OWN: u32 = 40;
 /// A client repeats a chat that was too many after this long.
 pub const RATE_LIMITED_PAUSE: Duration = Duration::from_secs(1);
+/// Presence of one member that is passed on, refill a second; what is beyond waits, and of that only
+/// the newest counts.
+pub const PRESENCE_PER_SECOND: u32 = 1;
+/// Burst of that budget.
+pub const PRESENCE_BURST: u32 = 10;
 /// How long chat is kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Chat kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_MESSAGES: usize = 1000;
+/// Bytes of that chat; beyond them too the oldest makes way.
+pub const MAILBOX_BYTES: usize = 8 << 20;
 /// Chat ids that a server remembers per sender, to relay each once.
 pub const CHATS_REMEMBERED: usize = 4096;
 /// Chats of one sender that wait to be made durable.
@@ -185,6 +200,9 @@ pub const CHATS_SEEN: usize = 16_384;
 pub const CHATS_UNRECEIPTED: usize = 1024;
 /// Actions under way; each session has at most two, each chat one.
 pub const OPS: usize = 65_536;
+/// Actions under way beyond which none is started for chat: a disk that is behind with chat must not
+/// keep secrets from being retired or kept.
+pub const OPS_COMMON: usize = OPS / 2;
 /// An action without completion counts as failed after this: long, because what is done after all must
 /// not have been called failed.
 pub const OP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -206,11 +224,17 @@ const _: () = {
     assert!(KEEPALIVE.as_secs() * 3 <= IDLE_TIMEOUT.as_secs());
     assert!(PREVIOUS_EPOCH_MIN.as_secs() < PREVIOUS_EPOCH_MAX.as_secs());
     assert!(HELLO_ATTEMPTS < PORT_ATTEMPTS);
+    // A file that is renewed each hour retires 168 secrets in 7 days.
+    let renewals = RETIRED_MEMORY.as_secs() / ROTATION_INTERVAL + 1;
+    assert!(SECRETS_RETIRED as u64 >= renewals * SESSIONS as u64);
+    assert!(SECRETS_RETIRED * RETIRED_TRIALS_PER_SECOND as usize <= 2_000_000);
     assert!(EPOCH_BYTES_DUE < EPOCH_BYTES_STOP && EPOCH_BYTES_STOP < EPOCH_BYTES_END);
     assert!(EPOCH_AGE_MAX.as_secs() == ROTATION_INTERVAL + ROTATION_MAX.as_secs());
     assert!(ANNOUNCE <= ROTATION_INTERVAL / 4 && GRACE_PERIOD <= ROTATION_INTERVAL / 3);
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
+    assert!(MAILBOX_BYTES > 2 * MESSAGE_MAX);
+    assert!(OPS_COMMON < OPS);
     assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);
     assert!(CHATS_BURST_OWN < CHATS_BURST);
 };

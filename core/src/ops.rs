@@ -1,7 +1,7 @@
 //! Actions under way: what waits for each, and when it is given up.
 
 use crate::id::OpId;
-use crate::limits::{OP_TIMEOUT, OPS};
+use crate::limits::{OP_TIMEOUT, OPS, OPS_COMMON};
 use crate::time::Instant;
 use crate::transport::Timer;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -59,6 +59,16 @@ impl<A, W> Ops<A, W> {
         self.waiting.len()
     }
 
+    /// The same for what many may cause: it leaves half of the places to what must not fail for that.
+    pub(crate) fn start_common(&mut self, now: Instant, action: A, waits: W) -> Result<OpId, W> {
+        if self.waiting.len() >= OPS_COMMON { Err(waits) } else { self.start(now, action, waits) }
+    }
+
+    /// What waits for an action.
+    pub(crate) fn waits(&self, id: OpId) -> Option<&W> {
+        self.waiting.get(&id).map(|(_, waits)| waits)
+    }
+
     pub(crate) fn poll(&mut self) -> Option<(OpId, A)> {
         self.queue.pop_front()
     }
@@ -95,5 +105,15 @@ mod tests {
         assert_eq!(ops.finish(id), Some(7));
         assert_eq!(ops.finish(id), None);
         assert_eq!(ops.deadline(), None);
+    }
+
+    #[test]
+    fn chat_leaves_room_for_what_must_be_done() {
+        let mut ops = Ops::default();
+        while ops.start_common(Instant::ZERO, "chat", 0).is_ok() {}
+        assert_eq!(ops.len(), OPS_COMMON);
+        while ops.start(Instant::ZERO, "retire", 1).is_ok() {}
+        assert_eq!(ops.len(), OPS);
+        assert_eq!(ops.waits(OpId(OPS_COMMON as u64)), Some(&1));
     }
 }

@@ -114,6 +114,11 @@ impl Chats {
         ensure(once, || format!("oracle 2: chat {} was told twice at the server", chat.id))
     }
 
+    /// Another run of the server: what it can't know to be told it tells again.
+    pub fn server_began(&mut self) {
+        self.by_server.clear();
+    }
+
     /// A chat was refused with an error.
     pub fn refused(&mut self, from: &str, id: ChatId) {
         if let Some(sent) = self.sent.get_mut(&(from.to_string(), id)) {

@@ -1056,6 +1056,7 @@ impl World {
         let lazy = self.laziness();
         self.server.run += 1;
         self.server.host = Some(Host::new(machine, clock, lazy));
+        self.oracles.chats.server_began();
         self.line(format!("server run {}", self.server.run));
         self.turn(Who::Server);
     }

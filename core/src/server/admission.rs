@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::id::SessionId;
 use crate::limits::{
     HALF_OPEN, HELLO_BURST, HELLO_MEMORY, HELLOS_REMEMBERED, REPLY_COPIES,
-    RETIRED_TRIALS_PER_SECOND, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
+    RETIRED_TRIALS_PER_SECOND, SWEEP_EVERY, TRIAL_ADDRESSES, TRIALS_BURST, TRIALS_GLOBAL_BURST,
     TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
 use crate::time::{Duration, Instant, UnixMs};
@@ -19,13 +19,15 @@ pub(super) struct Trials {
     /// Trials of secrets that are known only to be refused.
     retired: Budget,
     addresses: BTreeMap<IpAddr, Budget>,
+    /// When they may be swept again, once there are too many.
+    sweep_at: Instant,
 }
 
 impl Trials {
     pub(super) const fn new(now: Instant) -> Self {
         let global = Budget::new(now, TRIALS_GLOBAL_PER_SECOND, TRIALS_GLOBAL_BURST);
         let retired = Budget::new(now, RETIRED_TRIALS_PER_SECOND, RETIRED_TRIALS_PER_SECOND);
-        Self { global, retired, addresses: BTreeMap::new() }
+        Self { global, retired, addresses: BTreeMap::new(), sweep_at: now }
     }
 
     /// Whether another trial is in the budget.
@@ -48,7 +50,10 @@ impl Trials {
     pub(super) fn charge(&mut self, now: Instant, address: IpAddr) {
         self.global.take(now);
         if self.addresses.len() >= TRIAL_ADDRESSES && !self.addresses.contains_key(&address) {
-            self.addresses.retain(|_, budget| !budget.is_full(now));
+            if self.sweep_at <= now {
+                self.sweep_at = now + SWEEP_EVERY;
+                self.addresses.retain(|_, budget| !budget.is_full(now));
+            }
             if self.addresses.len() >= TRIAL_ADDRESSES {
                 return;
             }
@@ -155,9 +160,10 @@ impl HelloMemory {
         }
     }
 
-    /// Forgets what is too old to be taken anyway.
+    /// Forgets what is too old to be taken anyway, also by a clock that is set back. A full memory does
+    /// not wait so long.
     pub(super) fn forget(&mut self, now: Instant, wall: UnixMs) {
-        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY);
+        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY * 2);
         for hello in self.hellos.values_mut() {
             if hello.reply.as_ref().is_some_and(|reply| reply.until <= now) {
                 hello.reply = None;
@@ -206,6 +212,8 @@ mod tests {
             assert!(memory.remember(now, wall, nonce, [0; 32], wall));
         }
         assert!(!memory.remember(now, wall, 99, [0; 32], wall), "over budget");
+        memory.forget(now, UnixMs(4_000_000));
+        assert_eq!(known(&mut memory, now, 1), Known::Silence, "the clock may be set back");
         memory.forget(now, UnixMs(4_000_000_000));
         assert_eq!(known(&mut memory, now, 1), Known::New);
     }

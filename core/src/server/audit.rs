@@ -61,6 +61,22 @@ pub enum Audit {
         /// Whose.
         member: String,
     },
+    /// The retirement of a file (PROTOCOL 7) is not durable: it meets silence now, but a restart would
+    /// accept it. Tried again each minute until it is.
+    NotRetired {
+        /// Which file.
+        file: FileId,
+        /// Whose.
+        member: String,
+    },
+    /// What is kept of a file's secrets could not be made durable: a restart would go by what was
+    /// before. Tried again each minute; told once.
+    NotKept {
+        /// Which file.
+        file: FileId,
+        /// Whose.
+        member: String,
+    },
     /// A secret is no longer accepted (PROTOCOL 5.2).
     SecretRetired {
         /// Which file.
@@ -95,7 +111,8 @@ pub enum Alert {
         /// Distinct ports.
         ports: usize,
     },
-    /// Datagrams that no key fits used up a budget (PROTOCOL 3).
+    /// Datagrams that no key fits used up a budget (PROTOCOL 3), or hellos that of their file (PROTOCOL
+    /// 5.1).
     AuthFlood {
         /// The address whose budget it was, which may be forged; `None` for that of all together.
         address: Option<IpAddr>,

@@ -1,7 +1,7 @@
 //! COMPROMISED at the server (PROTOCOL 7): secrets retired first, then a replacement file, then the
 //! ack, then silence.
 
-use super::{Action, Event, Server, Waits};
+use super::{Action, Audit, Event, Server, Waits};
 use crate::error::CloseReason;
 use crate::id::{FileId, SessionId};
 use crate::time::Now;
@@ -15,6 +15,14 @@ pub(super) struct Replacement {
     member: String,
     by: String,
     files: Vec<FileId>,
+}
+
+/// A file whose retirement is not durable.
+#[derive(Debug)]
+pub(super) struct Unretired {
+    member: String,
+    /// Nothing is under way for it.
+    failed: bool,
 }
 
 /// How far the retirement of a session's file is.
@@ -37,7 +45,10 @@ impl Server {
         if !self.hub.has_member(member) {
             return false;
         }
-        let files = self.credentials.of_member(member);
+        let mut files = self.credentials.of_member(member);
+        // What an earlier signal could not retire counts as long as the disk has it.
+        let unretired = self.unretired.iter().filter(|(_, left)| left.member == member);
+        files.extend(unretired.map(|(file, _)| *file));
         let sessions: Vec<_> = self
             .sessions
             .iter()
@@ -65,9 +76,13 @@ impl Server {
                 let by = member.clone();
                 self.retire(now, Replacement { member, by, files: [file].into() });
             }
-            // Our own signal crossed this one.
-            Some(Retirement::Pending) => {}
-            Some(settled) => self.settle(now, &[file], settled),
+            Some(retirement) => {
+                // Our own signal crossed this one, which counts as its ack.
+                self.events.push_back(Event::Signalled { session: id, member, acknowledged: true });
+                if retirement != Retirement::Pending {
+                    self.settle(now, &[file], retirement);
+                }
+            }
         }
     }
 
@@ -75,6 +90,8 @@ impl Server {
         let files = replacement.files.clone();
         for file in &files {
             self.credentials.wipe(*file);
+            let left = Unretired { member: replacement.member.clone(), failed: false };
+            self.unretired.entry(*file).or_insert(left);
         }
         let mut unsigned = Vec::new();
         for (id, entry) in self.sessions.iter_mut().filter(|(_, e)| files.contains(&e.secret.file))
@@ -118,6 +135,7 @@ impl Server {
 
     /// The retirement is durable, or could not be made so.
     pub(super) fn retired(&mut self, now: Now, replacement: Replacement, done: bool) {
+        self.note_retired(&replacement.files, done);
         if !done {
             self.settle(now, &replacement.files, Retirement::Failed);
             self.report(replacement, false);
@@ -134,6 +152,38 @@ impl Server {
                 }
             }
             Err(_) => self.replaced(now, replacement, false),
+        }
+    }
+
+    /// Files are durably retired, or are to be retired again: a restart would accept them.
+    pub(super) fn note_retired(&mut self, files: &[FileId], done: bool) {
+        for file in files {
+            if done {
+                self.unretired.remove(file);
+            } else if let Some(left) = self.unretired.get_mut(file) {
+                left.failed = true;
+                let (file, member) = (*file, left.member.clone());
+                self.events.push_back(Event::Audit(Audit::NotRetired { file, member }));
+            }
+        }
+    }
+
+    /// Tries again what could not be retired. Who raised it was told that it failed, and that no file
+    /// replaces it: neither is said again.
+    pub(super) fn retire_again(&mut self, now: Now) {
+        let failed = self.unretired.iter_mut().filter(|(_, left)| left.failed);
+        let files: Vec<_> = failed
+            .map(|(file, left)| {
+                left.failed = false;
+                *file
+            })
+            .collect();
+        if files.is_empty() {
+            return;
+        }
+        let action = Action::RetireFiles { files: files.clone() };
+        if self.ops.start(now.mono, action, Waits::RetireAgain(files.clone())).is_err() {
+            self.note_retired(&files, false);
         }
     }
 

@@ -119,10 +119,6 @@ impl Held {
         Self { credential, hello_id, dies }
     }
 
-    const fn is_retired(&self) -> bool {
-        matches!(self.credential.status, CredentialStatus::Retired { .. })
-    }
-
     /// Whether nothing of it counts any more.
     fn is_forgotten(&self, unix_s: u64) -> bool {
         let end = match self.credential.status {
@@ -154,10 +150,33 @@ impl Renewal {
 /// A security file with its renewals.
 #[derive(Debug)]
 struct File {
-    /// Oldest first.
+    /// Those that are accepted, oldest first.
     held: Vec<Held>,
+    /// Those that are known only to be refused, oldest first: apart, since they may be many and are
+    /// seldom looked at.
+    retired: Vec<Held>,
     hellos: HelloMemory,
     renewal: Option<Renewal>,
+}
+
+impl File {
+    fn all(&self) -> impl Iterator<Item = &Held> {
+        self.retired.iter().chain(&self.held)
+    }
+
+    /// Retires the accepted secrets that `which` says.
+    fn retire(&mut self, now: Now, which: impl Fn(&Held) -> bool) -> Vec<SecretId> {
+        let mut retired = Vec::new();
+        for mut held in self.held.extract_if(.., |held| which(held)) {
+            let Credential { file, timestamp, .. } = held.credential;
+            held.credential.status = CredentialStatus::Retired { since: now.wall.secs() };
+            held.dies = None;
+            retired.push(SecretId { file, timestamp });
+            self.retired.push(held);
+        }
+        self.retired.sort_by_key(|held| held.credential.timestamp);
+        retired
+    }
 }
 
 /// What a new session means for the secrets of its file.
@@ -187,6 +206,7 @@ impl Credentials {
         }
     }
 
+    /// Those that are accepted.
     fn held(&self) -> impl Iterator<Item = &Held> {
         self.files.values().flat_map(|file| &file.held)
     }
@@ -195,7 +215,7 @@ impl Credentials {
     pub(super) fn accepted(&self) -> usize {
         let pending =
             self.files.values().filter_map(|file| file.renewal.as_ref()?.pending.as_ref());
-        self.held().filter(|held| !held.is_retired()).count() + pending.count()
+        self.held().count() + pending.count()
     }
 
     /// Whether another secret may be accepted.
@@ -204,10 +224,12 @@ impl Credentials {
     }
 
     pub(super) fn accept(&mut self, now: Now, credential: Credential) {
-        let fresh = || File { held: Vec::new(), hellos: HelloMemory::new(now.mono), renewal: None };
-        let file = self.files.entry(credential.file).or_insert_with(fresh);
-        file.held.push(Held::new(now, credential));
-        file.held.sort_by_key(|held| held.credential.timestamp);
+        let hellos = HelloMemory::new(now.mono);
+        let fresh = File { held: Vec::new(), retired: Vec::new(), hellos, renewal: None };
+        let file = self.files.entry(credential.file).or_insert(fresh);
+        let own = if credential.is_retired() { &mut file.retired } else { &mut file.held };
+        own.push(Held::new(now, credential));
+        own.sort_by_key(|held| held.credential.timestamp);
     }
 
     /// Whose first packet a datagram claims to be, and its nonce: accepted secrets first, then those
@@ -222,16 +244,14 @@ impl Credentials {
             let Credential { file, timestamp, .. } = held.credential;
             Some((SecretId { file, timestamp }, nonce))
         };
-        let accepted = self.held().filter(|held| !held.is_retired()).find_map(fits);
-        accepted.or_else(|| {
-            let retired = self.held().filter(|held| held.is_retired());
-            allow_retired().then(|| retired.into_iter().find_map(fits)).flatten()
+        self.held().find_map(fits).or_else(|| {
+            let mut retired = self.files.values().flat_map(|file| &file.retired);
+            allow_retired().then(|| retired.find_map(fits)).flatten()
         })
     }
 
     fn find(&self, id: SecretId) -> Option<&Held> {
-        let held = &self.files.get(&id.file)?.held;
-        held.iter().find(|held| held.credential.timestamp == id.timestamp)
+        self.files.get(&id.file)?.all().find(|held| held.credential.timestamp == id.timestamp)
     }
 
     pub(super) fn get(&self, id: SecretId) -> Option<&Credential> {
@@ -240,13 +260,14 @@ impl Credentials {
 
     /// Whether a session may be established with a secret (PROTOCOL 5.1 step 4).
     pub(super) fn is_accepted(&self, id: SecretId, unix_s: u64) -> bool {
-        self.find(id).is_some_and(|held| !held.is_retired() && held.credential.is_valid(unix_s))
+        self.get(id).is_some_and(|own| !own.is_retired() && own.is_valid(unix_s))
     }
 
     /// What a file remembers of its hellos, and a secret of it.
     pub(super) fn hellos(&mut self, id: SecretId) -> Option<(&mut HelloMemory, &Credential)> {
         let file = self.files.get_mut(&id.file)?;
-        let held = file.held.iter().find(|held| held.credential.timestamp == id.timestamp)?;
+        let mut all = file.retired.iter().chain(&file.held);
+        let held = all.find(|held| held.credential.timestamp == id.timestamp)?;
         Some((&mut file.hellos, &held.credential))
     }
 
@@ -257,27 +278,34 @@ impl Credentials {
 
     /// All files of a member, those that are only known to be refused too.
     pub(super) fn of_member(&self, member: &str) -> Vec<FileId> {
-        let own = |file: &File| file.held.iter().any(|held| held.credential.member == member);
+        let own = |file: &File| file.all().any(|held| held.credential.member == member);
         self.files.iter().filter(|(_, file)| own(file)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whose a file is.
+    pub(super) fn owner(&self, file: FileId) -> Option<&str> {
+        self.files.get(&file)?.all().next().map(|held| &*held.credential.member)
     }
 
     /// How many files of a member are accepted.
     pub(super) fn count_of(&self, member: &str) -> usize {
-        let own = |held: &Held| held.credential.member == member && !held.is_retired();
+        let own = |held: &Held| held.credential.member == member;
         self.files.values().filter(|file| file.held.iter().any(own)).count()
     }
 
     /// Secrets that are accepted.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Credential> {
-        self.held().filter(|held| !held.is_retired()).map(|held| &held.credential)
+        self.held().map(|held| &held.credential)
     }
 
     /// The secrets of a file as they are to be made durable.
     pub(super) fn durable(&self, file: FileId) -> Vec<Credential> {
         let Some(file) = self.files.get(&file) else { return Vec::new() };
         let pending = file.renewal.as_ref().and_then(|renewal| renewal.pending.as_ref());
-        let held = file.held.iter().map(|held| &held.credential);
-        held.chain(pending).map(Credential::duplicate).collect()
+        let held = file.all().map(|held| &held.credential);
+        let mut all: Vec<_> = held.chain(pending).map(Credential::duplicate).collect();
+        all.sort_by_key(|credential| credential.timestamp);
+        all
     }
 
     /// A session was established with a secret (PROTOCOL 5.2).
@@ -292,16 +320,8 @@ impl Credentials {
         }
         done.renew = own.credential.carried;
         // The older ones die with it; a newer one was never confirmed, and its client lacks it.
-        let others = file
-            .held
-            .iter_mut()
-            .filter(|held| held.credential.timestamp != id.timestamp && !held.is_retired());
-        for held in others {
-            done.retired.push(SecretId { timestamp: held.credential.timestamp, ..id });
-            done.renew |= held.credential.timestamp > id.timestamp;
-            held.credential.status = CredentialStatus::Retired { since: now.wall.secs() };
-            held.dies = None;
-        }
+        done.retired = file.retire(now, |held| held.credential.timestamp != id.timestamp);
+        done.renew |= done.retired.iter().any(|retired| retired.timestamp > id.timestamp);
         // One that is not durable yet has not been sent to anybody.
         file.renewal = file.renewal.take().filter(|renewal| !renewal.is_durable());
         done
@@ -312,17 +332,23 @@ impl Credentials {
         self.files.get(&file)?.renewal.as_ref()
     }
 
+    /// The same, as it is sent with the announcement of a port.
+    pub(super) fn renewal_at(&mut self, file: FileId, port: u16) -> Option<&Renewal> {
+        let renewal = self.files.get_mut(&file)?.renewal.as_mut()?;
+        renewal.content.server_udp_port = port;
+        Some(renewal)
+    }
+
     /// Whether a file may get another secret: at most two are accepted at a time.
     pub(super) fn may_renew(&self, file: FileId) -> bool {
         let Some(file) = self.files.get(&file) else { return false };
-        let accepted = file.held.iter().filter(|held| !held.is_retired()).count();
-        file.renewal.is_none() && accepted < SECRETS_PER_FILE && self.has_room()
+        file.renewal.is_none() && file.held.len() < SECRETS_PER_FILE && self.has_room()
     }
 
     /// A `timestamp` for the next secret of a file: no two share one.
     pub(super) fn fresh_timestamp(&self, file: FileId, unix_s: u64) -> u64 {
-        let held = self.files.get(&file).map_or(&[][..], |file| &file.held);
-        held.iter().map(|held| held.credential.timestamp + 1).max().unwrap_or(0).max(unix_s)
+        let all = self.files.get(&file).into_iter().flat_map(File::all);
+        all.map(|held| held.credential.timestamp + 1).max().unwrap_or(0).max(unix_s)
     }
 
     /// A file is to get another secret, once that is durable.
@@ -357,8 +383,7 @@ impl Credentials {
         if file.renewal.take_if(is_it).is_none() {
             return false;
         }
-        let older =
-            |held: &&mut Held| held.credential.timestamp < id.timestamp && !held.is_retired();
+        let older = |held: &&mut Held| held.credential.timestamp < id.timestamp;
         for held in file.held.iter_mut().filter(older) {
             held.credential.status = CredentialStatus::Dying { at: now.wall.secs() + grace };
             held.dies = Some(now.mono + Duration::from_secs(grace));
@@ -373,45 +398,33 @@ impl Credentials {
 
     /// Retires the secrets that are due.
     pub(super) fn retire_due(&mut self, now: Now) -> Vec<SecretId> {
-        let mut retired = Vec::new();
-        let held = self.files.values_mut().flat_map(|file| &mut file.held);
-        for held in held.filter(|held| held.dies.is_some_and(|at| at <= now.mono)) {
-            let Credential { file, timestamp, .. } = held.credential;
-            held.credential.status = CredentialStatus::Retired { since: now.wall.secs() };
-            held.dies = None;
-            retired.push(SecretId { file, timestamp });
-        }
-        retired
+        let due = |held: &Held| held.dies.is_some_and(|at| at <= now.mono);
+        self.files.values_mut().flat_map(|file| file.retire(now, due)).collect()
     }
 
     /// Forgets old hellos, secrets that expired or were retired 7 days ago, and of too many retired
     /// ones the oldest; the files that changed.
     pub(super) fn forget(&mut self, now: Now) -> Vec<FileId> {
-        let mut since: Vec<u64> = self
-            .held()
-            .filter_map(|held| match held.credential.status {
-                CredentialStatus::Retired { since } => Some(since),
-                CredentialStatus::Accepted | CredentialStatus::Dying { .. } => None,
-            })
-            .collect();
-        since.sort_unstable_by(|a, b| b.cmp(a));
-        let cut = since.get(SECRETS_RETIRED).copied();
+        let since = |held: &Held| match held.credential.status {
+            CredentialStatus::Retired { since } => Some(since),
+            CredentialStatus::Accepted | CredentialStatus::Dying { .. } => None,
+        };
+        let retired = self.files.values().flat_map(|file| &file.retired);
+        let mut times: Vec<u64> = retired.filter_map(since).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let cut = times.get(SECRETS_RETIRED).copied();
+        let crowded = |held: &Held| cut.is_some_and(|cut| since(held).is_some_and(|at| at <= cut));
         let mut changed = Vec::new();
         for (id, file) in &mut self.files {
             file.hellos.forget(now.mono, now.wall);
-            let before = file.held.len();
-            file.held.retain(|held| {
-                let beyond = |since| cut.is_some_and(|cut| since <= cut);
-                let status = held.credential.status;
-                let crowded =
-                    matches!(status, CredentialStatus::Retired { since } if beyond(since));
-                !crowded && !held.is_forgotten(now.wall.secs())
-            });
-            if file.held.len() != before {
+            let before = file.all().count();
+            file.held.retain(|held| !held.is_forgotten(now.wall.secs()));
+            file.retired.retain(|held| !crowded(held) && !held.is_forgotten(now.wall.secs()));
+            if file.all().count() != before {
                 changed.push(*id);
             }
         }
-        self.files.retain(|_, file| !file.held.is_empty() || file.renewal.is_some());
+        self.files.retain(|_, file| file.all().next().is_some() || file.renewal.is_some());
         changed
     }
 }

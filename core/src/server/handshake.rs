@@ -2,6 +2,7 @@
 
 use super::admission::Known;
 use super::credentials::SecretId;
+use super::relay::Handed;
 use super::{Audit, Entry, Event, REPLIES, Server};
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero};
@@ -70,6 +71,8 @@ impl Server {
         }
         let plaintext = packet.open(header, datagram)?;
         if !hellos.remember(now.mono, now.wall, nonce, hash, header.timestamp) {
+            // Whoever sends them has the file.
+            self.flooded(now, Some(path.remote.ip()));
             return Err(DropReason::Hello);
         }
         let (client_public, server_id) = read_offer(&datagram[plaintext])?;
@@ -194,6 +197,7 @@ impl Server {
             member,
             hello_at,
             owed,
+            handed: Handed::default(),
             announce,
             retirement,
             established,
@@ -259,7 +263,7 @@ impl Server {
         if let Some(entry) = self.sessions.get_mut(&id) {
             entry.established = Some(now);
         }
-        self.by_address.insert(path.remote, id);
+        self.by_address.insert((path.remote, id));
         let (session, remote) = (id, path.remote);
         self.events.push_back(Event::Connected { session, member: member.clone(), remote });
         // Welcomed before the older one goes: the member is online throughout.

@@ -4,8 +4,8 @@
 use crate::budget::Budget;
 use crate::id::{ChatId, SessionId};
 use crate::limits::{
-    CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_MESSAGES,
-    MESSAGE_MAX, SCAN_WINDOW,
+    CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_BYTES,
+    MAILBOX_MESSAGES, MESSAGE_MAX, PRESENCE_BURST, PRESENCE_PER_SECOND, SCAN_WINDOW,
 };
 use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::wire::message::{
@@ -31,7 +31,7 @@ pub struct StoredChat {
 #[derive(Debug)]
 struct Mail {
     number: u64,
-    chat: Chat,
+    body: u64,
     /// It goes then, delivered or not.
     until: Instant,
 }
@@ -43,6 +43,8 @@ struct Member {
     /// Established sessions, each with its own status and the number of the next mail to send it.
     sessions: BTreeMap<SessionId, (Status, u64)>,
     mailbox: VecDeque<Mail>,
+    /// Bytes of the chats in it.
+    mailbox_bytes: usize,
     /// Chats of this member that were stored, oldest first.
     known: VecDeque<ChatId>,
     pending: BTreeSet<ChatId>,
@@ -51,6 +53,7 @@ struct Member {
     /// Receipts for chats of this member that came while it was away.
     receipts: VecDeque<Message>,
     chats: Budget,
+    presence: Budget,
     /// It was said to send too much, and not again before this.
     limited_until: Instant,
 }
@@ -62,11 +65,13 @@ impl Member {
             since: now.wall,
             sessions: BTreeMap::new(),
             mailbox: VecDeque::new(),
+            mailbox_bytes: 0,
             known: VecDeque::new(),
             pending: BTreeSet::new(),
             unread: VecDeque::new(),
             receipts: VecDeque::new(),
             chats: Budget::new(now.mono, CHATS_PER_SECOND, CHATS_BURST),
+            presence: Budget::new(now.mono, PRESENCE_PER_SECOND, PRESENCE_BURST),
             limited_until: now.mono,
         }
     }
@@ -104,11 +109,27 @@ pub(super) struct Delivered {
     pub(super) by: String,
 }
 
+/// A chat that waits in mailboxes: kept once, however many they are.
+#[derive(Debug)]
+struct Body {
+    chat: Chat,
+    mailboxes: usize,
+}
+
+/// About how long a chat is, bytes.
+fn size(chat: &Chat) -> usize {
+    chat.text.len() + chat.from.len() + size_of::<Mail>()
+}
+
 /// Members, rooms and mailboxes.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     members: BTreeMap<String, Member>,
+    bodies: BTreeMap<u64, Body>,
+    next_body: u64,
     next_mail: u64,
+    /// Members whose presence is passed on later, and when.
+    late: BTreeMap<String, Instant>,
 }
 
 impl Hub {
@@ -123,11 +144,10 @@ impl Hub {
     }
 
     /// Puts back what was stored before a restart; of chats that are delivered only the id counts.
-    pub(super) fn restore(&mut self, stored: StoredChat, now: Now) {
+    /// What had to make way.
+    pub(super) fn restore(&mut self, stored: &StoredChat, now: Now) -> Vec<Delivered> {
         self.remember(&stored.chat.from, stored.chat.id);
-        for name in &stored.to {
-            self.post(name, &stored, now);
-        }
+        self.post(stored, now)
     }
 
     fn remember(&mut self, from: &str, id: ChatId) {
@@ -139,28 +159,65 @@ impl Hub {
         }
     }
 
-    /// Puts a chat into a mailbox; in a full one the oldest makes way, and is returned.
-    fn post(&mut self, name: &str, stored: &StoredChat, now: Now) -> Option<Delivered> {
-        let member = self.members.get_mut(name)?;
+    /// Puts a chat into the mailboxes it is for; in a full one the oldest make way, and are returned.
+    fn post(&mut self, stored: &StoredChat, now: Now) -> Vec<Delivered> {
         let age = Duration::from_millis(now.wall.0.saturating_sub(stored.stored_at.0));
         let until = now.mono + MAILBOX_AGE.saturating_sub(age);
-        let chat = stored.chat.clone();
-        member.mailbox.push_back(Mail { number: self.next_mail, chat, until });
-        self.next_mail += 1;
-        if member.mailbox.len() <= MAILBOX_MESSAGES {
-            return None;
+        let body = self.next_body;
+        self.next_body += 1;
+        let mut posted = Vec::new();
+        for name in &stored.to {
+            let Some(member) = self.members.get_mut(name) else { continue };
+            member.mailbox.push_back(Mail { number: self.next_mail, body, until });
+            member.mailbox_bytes += size(&stored.chat);
+            self.next_mail += 1;
+            posted.push(name);
         }
-        let mail = member.mailbox.pop_front()?;
-        Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+        if !posted.is_empty() {
+            let mailboxes = posted.len();
+            self.bodies.insert(body, Body { chat: stored.chat.clone(), mailboxes });
+        }
+        posted.into_iter().flat_map(|name| self.make_room(name)).collect()
+    }
+
+    /// Takes the oldest out of a mailbox that is too full.
+    fn make_room(&mut self, name: &str) -> Vec<Delivered> {
+        let mut gone = Vec::new();
+        while let Some(member) = self.members.get(name)
+            && (member.mailbox.len() > MAILBOX_MESSAGES || member.mailbox_bytes > MAILBOX_BYTES)
+        {
+            let Some(taken) = self.take_mail(name, 0) else { break };
+            gone.push(taken);
+        }
+        gone
+    }
+
+    /// Takes a mail out of a mailbox, by its place there; the last to go takes the chat with it.
+    fn take_mail(&mut self, name: &str, at: usize) -> Option<Delivered> {
+        let member = self.members.get_mut(name)?;
+        let mail = member.mailbox.remove(at)?;
+        let body = self.bodies.get_mut(&mail.body)?;
+        member.mailbox_bytes -= size(&body.chat);
+        body.mailboxes -= 1;
+        let (id, from, by) = (body.chat.id, body.chat.from.clone(), name.to_string());
+        if body.mailboxes == 0 {
+            self.bodies.remove(&mail.body);
+        }
+        Some(Delivered { id, from, by })
     }
 
     /// Takes out what was kept for too long; of each chat, who did not get it.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Delivered> {
         let mut gone = Vec::new();
-        for (name, member) in &mut self.members {
-            while let Some(mail) = member.mailbox.pop_front_if(|mail| mail.until <= now) {
-                let (id, from) = (mail.chat.id, mail.chat.from);
-                gone.push(Delivered { id, from, by: name.clone() });
+        let names: Vec<_> = self.members.keys().cloned().collect();
+        for name in names {
+            while self
+                .members
+                .get(&name)
+                .and_then(|member| member.mailbox.front())
+                .is_some_and(|mail| mail.until <= now)
+            {
+                gone.extend(self.take_mail(&name, 0));
             }
         }
         gone
@@ -217,6 +274,28 @@ impl Hub {
         }
         member.since = now;
         Some(Presence { member: name.to_string(), status, since: now })
+    }
+
+    /// Whether a member's presence may be passed on now. If not, [`Self::late`] has it later.
+    pub(super) fn may_tell(&mut self, name: &str, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(name) else { return false };
+        if member.presence.take(now) {
+            self.late.remove(name);
+            return true;
+        }
+        let at = member.presence.next(now);
+        self.late.entry(name.to_string()).or_insert(at);
+        false
+    }
+
+    /// When presence that waits may be passed on.
+    pub(super) fn late_at(&self) -> Option<Instant> {
+        self.late.values().min().copied()
+    }
+
+    /// Members whose presence waited long enough.
+    pub(super) fn late(&mut self, now: Instant) -> Vec<String> {
+        self.late.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect()
     }
 
     /// The presence of a member now.
@@ -283,7 +362,7 @@ impl Hub {
     pub(super) fn stored(&mut self, stored: &StoredChat, now: Now) -> Vec<Delivered> {
         self.failed(&stored.chat);
         self.remember(&stored.chat.from, stored.chat.id);
-        stored.to.iter().filter_map(|name| self.post(name, stored, now)).collect()
+        self.post(stored, now)
     }
 
     /// A chat could not be made durable: it was never there.
@@ -298,7 +377,8 @@ impl Hub {
         let member = self.members.get(name)?;
         let (_, next) = member.sessions.get(&session)?;
         let at = member.mailbox.partition_point(|mail| mail.number < *next);
-        member.mailbox.get(at).map(|mail| (mail.number, &mail.chat))
+        let mail = member.mailbox.get(at)?;
+        Some((mail.number, &self.bodies.get(&mail.body)?.chat))
     }
 
     /// Mail up to this number was sent to a session.
@@ -312,14 +392,15 @@ impl Hub {
 
     /// A session acknowledged a mail; `None` when another session of the member already had.
     pub(super) fn mail_acked(&mut self, name: &str, number: u64) -> Option<Delivered> {
-        let member = self.members.get_mut(name)?;
+        let member = self.members.get(name)?;
         let at = member.mailbox.binary_search_by_key(&number, |mail| mail.number).ok()?;
-        let mail = member.mailbox.remove(at)?;
+        let mail = self.take_mail(name, at)?;
+        let member = self.members.get_mut(name)?;
         if member.unread.len() >= CHATS_REMEMBERED {
             member.unread.pop_front();
         }
-        member.unread.push_back((mail.chat.id, mail.chat.from.clone()));
-        Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+        member.unread.push_back((mail.id, mail.from.clone()));
+        Some(mail)
     }
 
     /// A member says that it has read a chat: the author, if it has that chat and had not said so.
@@ -474,9 +555,30 @@ mod tests {
     }
 
     #[test]
+    fn a_mailbox_has_a_size() {
+        let mut hub = hub();
+        hub.set_member("cid", &[], at(0));
+        let mut gone = Vec::new();
+        for id in 0..=255 {
+            let mut stored = stored_by_ann(id);
+            stored.to.push("cid".to_string());
+            stored.chat.text = "x".repeat(MESSAGE_MAX - 1000);
+            gone.extend(hub.stored(&stored, at(0)));
+        }
+        let member = &hub.members["bob"];
+        assert!(member.mailbox_bytes <= MAILBOX_BYTES && member.mailbox.len() > 120);
+        assert_eq!(hub.bodies.len(), member.mailbox.len(), "each once, for two members");
+        assert_eq!(gone.len(), 2 * (256 - hub.bodies.len()), "its author is told");
+        assert_eq!((gone[0].id, gone[0].from.as_str()), (ChatId([0; 16]), "ann"));
+        hub.expire(at(8 * 86_400).mono);
+        assert!(hub.bodies.is_empty());
+        assert_eq!(hub.members["cid"].mailbox_bytes, 0);
+    }
+
+    #[test]
     fn a_restart_does_not_make_chat_younger() {
         let mut hub = hub();
-        hub.restore(stored_by_ann(1), Now { mono: Instant::ZERO, wall: at(86_400).wall });
+        hub.restore(&stored_by_ann(1), Now { mono: Instant::ZERO, wall: at(86_400).wall });
         assert!(hub.expire(at(6 * 86_400 - 1).mono).is_empty());
         assert_eq!(hub.expire(at(6 * 86_400).mono).len(), 1);
     }

@@ -19,7 +19,7 @@ mod watch;
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
-use crate::id::{Epoch, OpId, PortId, SessionId};
+use crate::id::{Epoch, FileId, OpId, PortId, SessionId};
 use crate::limits::{HALF_OPEN, KeyLimits};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
@@ -30,7 +30,7 @@ use crate::transport::path::{Path, Transmit};
 use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 pub use api::{Action, Event, Member, ServerConfig};
@@ -58,8 +58,14 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 enum Waits {
     Bind(PortId),
     Renew(SecretId),
+    /// `again`: it had failed before.
+    Keep {
+        file: FileId,
+        again: bool,
+    },
     Issue(Credential),
     Retire(compromise::Replacement),
+    RetireAgain(Vec<FileId>),
     Replace(Credential, compromise::Replacement),
     Store(StoredChat),
     Nothing,
@@ -96,6 +102,8 @@ struct Entry {
     hello_at: Instant,
     /// Receipts, presence and refusals that wait for a place in its channel.
     owed: VecDeque<Message>,
+    /// Of those sent, what nobody asks for again.
+    handed: relay::Handed,
     /// It is to hear of the port.
     announce: Option<Announce>,
     /// How far the retirement of its file is, once COMPROMISED was raised.
@@ -132,10 +140,16 @@ pub struct Server {
     random: Random,
     ports: Ports,
     credentials: Credentials,
+    /// Wiped files that the disk may still have: they are retired again until it has not.
+    unretired: BTreeMap<FileId, compromise::Unretired>,
+    /// Files whose secrets are not as durable as they should be: kept again each minute.
+    unkept: BTreeSet<FileId>,
     trials: Trials,
     hub: Hub,
     sessions: BTreeMap<SessionId, Entry>,
-    by_address: BTreeMap<SocketAddr, SessionId>,
+    /// Established sessions by the address of their path. Whoever has a file can claim any address as
+    /// his first, so that one may have several.
+    by_address: BTreeSet<(SocketAddr, SessionId)>,
     next_session: u64,
     schedule: Schedule,
     ops: Ops<Action, Waits>,
@@ -155,8 +169,7 @@ impl Server {
         for member in &config.members {
             hub.set_member(&member.name, &member.rooms, now);
         }
-        config.chats.into_iter().for_each(|stored| hub.restore(stored, now));
-        let mut credentials = Credentials::default();
+        let (chats, mut credentials) = (config.chats, Credentials::default());
         for credential in config.credentials {
             credentials.accept(now, credential);
         }
@@ -174,10 +187,12 @@ impl Server {
             random,
             ports,
             credentials,
+            unretired: BTreeMap::new(),
+            unkept: BTreeSet::new(),
             trials: Trials::new(now.mono),
             hub,
             sessions: BTreeMap::new(),
-            by_address: BTreeMap::new(),
+            by_address: BTreeSet::new(),
             next_session: 0,
             schedule: Schedule::default(),
             ops: Ops::default(),
@@ -189,6 +204,7 @@ impl Server {
             closing: false,
         };
         server.bind(now);
+        chats.into_iter().for_each(|stored| server.restore(now, stored));
         server
     }
 
@@ -198,10 +214,12 @@ impl Server {
         match self.ops.finish(op) {
             Some(Waits::Bind(port)) => self.bound(now, port, done),
             Some(Waits::Renew(secret)) => self.renewed(now, secret, done),
+            Some(Waits::Keep { file, again }) => self.kept(file, again, done),
             Some(Waits::Issue(credential)) if done => {
                 self.credentials.accept(now, credential);
             }
             Some(Waits::Retire(replacement)) => self.retired(now, replacement, done),
+            Some(Waits::RetireAgain(files)) => self.note_retired(&files, done),
             Some(Waits::Replace(credential, replacement)) => {
                 if done {
                     self.credentials.accept(now, credential);
@@ -213,6 +231,16 @@ impl Server {
         }
     }
 
+    /// Nobody said how an action ended.
+    fn give_up(&mut self, now: Now, op: OpId) {
+        if let Some(Waits::Bind(port)) = self.ops.waits(op) {
+            // It may be bound after all, and nobody would ever close it.
+            let port = *port;
+            self.close(now, port);
+        }
+        self.handle_completion(now, op, Outcome::Failed);
+    }
+
     /// Input: a deadline may have come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.watch_clock(now);
@@ -221,13 +249,15 @@ impl Server {
             self.with_session(now, id, |session, cx| session.handle_timeout(cx));
         }
         while let Some(op) = self.ops.expired(now.mono) {
-            self.handle_completion(now, op, Outcome::Failed);
+            self.give_up(now, op);
         }
         if self.forget_at <= now.mono {
             self.forget_at = now.mono + FORGET_EVERY;
             for file in self.credentials.forget(now) {
                 self.keep(now, file);
             }
+            self.retire_again(now);
+            self.keep_again(now);
             self.expire_chat(now);
             self.watch_minute();
         }
@@ -237,6 +267,7 @@ impl Server {
         if self.credentials.deadline().is_some_and(|at| at <= now.mono) {
             self.retire_due(now);
         }
+        self.tell_late(now);
     }
 
     /// Does something to a session, then all that follows from it: its events are drained here,
@@ -275,10 +306,7 @@ impl Server {
     fn remove(&mut self, id: SessionId) {
         self.schedule.forget(id);
         if let Some(entry) = self.sessions.remove(&id) {
-            let remote = entry.session.path().remote;
-            if self.by_address.get(&remote) == Some(&id) {
-                self.by_address.remove(&remote);
-            }
+            self.by_address.remove(&(entry.session.path().remote, id));
         }
     }
 
@@ -297,10 +325,8 @@ impl Server {
 
     /// A session is on another path: datagrams from there are its first.
     fn moved(&mut self, id: SessionId, from: Path, to: Path) {
-        if self.by_address.get(&from.remote) == Some(&id) {
-            self.by_address.remove(&from.remote);
-        }
-        self.by_address.insert(to.remote, id);
+        self.by_address.remove(&(from.remote, id));
+        self.by_address.insert((to.remote, id));
         if let Some(entry) = self.sessions.get(&id).filter(|_| from.remote != to.remote) {
             let (member, from, to) = (entry.member.clone(), from.remote, to.remote);
             self.events.push_back(Event::Audit(Audit::PathMoved { session: id, member, from, to }));
@@ -315,8 +341,12 @@ impl Server {
         let (member, remote) = (entry.member.clone(), entry.session.path().remote);
         let lasted = now.mono.since(since.mono);
         let (sent, received) = entry.session.traffic();
+        let unheard = entry.unheard();
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
             self.broadcast(now, &member, &presence);
+        }
+        for message in unheard {
+            self.send_receipt(now, &member, message);
         }
         let session = id;
         let ended = Event::Disconnected { session, member, remote, lasted, sent, received, reason };
@@ -376,7 +406,8 @@ impl Server {
         let named = |timer| move |at| Deadline { at, timer };
         let ports = self.ports.deadline().map(named(Timer::PortRotation));
         let secrets = self.credentials.deadline().map(named(Timer::Retirement));
-        [session, op, forget, ports, secrets]
+        let presence = self.hub.late_at().map(named(Timer::Pacing));
+        [session, op, forget, ports, secrets, presence]
             .into_iter()
             .flatten()
             .min_by_key(|deadline| deadline.at)
@@ -387,3 +418,6 @@ impl Server {
         DropReason::ALL.into_iter().zip(self.drops)
     }
 }
+
+#[cfg(test)]
+mod tests;

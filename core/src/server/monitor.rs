@@ -3,7 +3,7 @@
 
 use super::audit::{Alert, Audit, Resource};
 use crate::error::DropReason;
-use crate::limits::{CLOCK_STEP, SCAN_PORTS, SCAN_WINDOW, TRIAL_ADDRESSES};
+use crate::limits::{CLOCK_STEP, SCAN_PORTS, SCAN_WINDOW, SWEEP_EVERY, TRIAL_ADDRESSES};
 use crate::time::{Duration, Instant, Now};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -61,6 +61,8 @@ pub(super) struct Monitor {
     usual: BTreeMap<String, Usual>,
     short: BTreeSet<Resource>,
     clocks: Now,
+    /// When full maps may be swept again: not for each datagram that finds them full.
+    sweep_at: Instant,
 }
 
 impl Monitor {
@@ -72,6 +74,15 @@ impl Monitor {
             usual: BTreeMap::new(),
             short: BTreeSet::new(),
             clocks: now,
+            sweep_at: now.mono,
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if self.sweep_at <= now {
+            self.sweep_at = now + SWEEP_EVERY;
+            self.scans.retain(|_, scan| now.since(scan.since) < SCAN_WINDOW);
+            self.floods.retain(|_, until| *until > now);
         }
     }
 
@@ -79,7 +90,7 @@ impl Monitor {
     pub(super) fn stranger(&mut self, now: Instant, remote: SocketAddr) -> Option<Alert> {
         let address = remote.ip();
         if self.scans.len() >= TRIAL_ADDRESSES && !self.scans.contains_key(&address) {
-            self.scans.retain(|_, scan| now.since(scan.since) < SCAN_WINDOW);
+            self.sweep(now);
             if self.scans.len() >= TRIAL_ADDRESSES {
                 return None;
             }
@@ -97,13 +108,17 @@ impl Monitor {
 
     /// A budget for trials is used up: that of an address, or that of all together.
     pub(super) fn flood(&mut self, now: Instant, address: Option<IpAddr>) -> Option<Alert> {
-        self.floods.retain(|_, until| *until > now);
-        if self.floods.len() >= TRIAL_ADDRESSES {
-            return None;
+        // That of all together always has its place.
+        let new = address.is_some() && !self.floods.contains_key(&address);
+        if new && self.floods.len() >= TRIAL_ADDRESSES {
+            self.sweep(now);
+            if self.floods.len() >= TRIAL_ADDRESSES {
+                return None;
+            }
         }
         // As long as it goes on it is no news.
         let old = self.floods.insert(address, now + SCAN_WINDOW);
-        old.is_none().then_some(Alert::AuthFlood { address })
+        old.is_none_or(|until| until <= now).then_some(Alert::AuthFlood { address })
     }
 
     /// Bytes that a member sent or got.
@@ -191,6 +206,13 @@ mod tests {
             monitor.stranger(at(200).mono, ([198, 51, c, d], 1).into());
         }
         assert!(monitor.scans.len() <= TRIAL_ADDRESSES, "bounded");
+        let millis = |ms| Instant::ZERO + Duration::from_millis(ms);
+        monitor.stranger(millis(259_500), ([203, 0, 113, 1], 1).into());
+        let full = monitor.scans.len();
+        monitor.stranger(millis(260_000), ([203, 0, 113, 1], 1).into());
+        assert_eq!((full, monitor.scans.len()), (TRIAL_ADDRESSES, TRIAL_ADDRESSES));
+        monitor.stranger(millis(260_500), ([203, 0, 113, 1], 1).into());
+        assert_eq!(monitor.scans.len(), 1, "swept once a second");
     }
 
     #[test]
@@ -201,6 +223,13 @@ mod tests {
             assert!(monitor.flood(at(secs).mono, None).is_none());
         }
         assert!(monitor.flood(at(600).mono, None).is_some());
+        let mut told = 0;
+        for host in 0..10_000_u32 {
+            let [_, _, c, d] = host.to_be_bytes();
+            let address = Some(IpAddr::from([198, 51, c, d]));
+            told += usize::from(monitor.flood(at(700).mono, address).is_some());
+        }
+        assert!(told <= TRIAL_ADDRESSES && monitor.flood(at(700).mono, None).is_some());
     }
 
     #[test]

@@ -20,7 +20,7 @@ impl Server {
         }
     }
 
-    fn close(&mut self, now: Now, port: PortId) {
+    pub(super) fn close(&mut self, now: Now, port: PortId) {
         // A binding that stays open by mistake is drained unread.
         let _started = self.ops.start(now.mono, Action::ClosePort { port }, Waits::Nothing);
     }
@@ -31,7 +31,7 @@ impl Server {
             BindResult::Listening(port) => self.events.push_back(Event::Listening { port }),
             BindResult::Ready { emergency } => {
                 if emergency {
-                    self.announce_to_others();
+                    self.announce_to_others(now);
                 } else {
                     self.rotate_for_announcement(now, RotationReason::Interval, true);
                 }
@@ -69,8 +69,11 @@ impl Server {
     /// The port is open: nobody waits any longer for a disk to hear of it. What is renewed later goes
     /// by itself.
     fn announce_without_files(&mut self, now: Now) {
+        let credentials = &self.credentials;
         let waits = |(id, entry): (&SessionId, &mut super::Entry)| {
-            let announce = entry.announce.as_mut().filter(|announce| announce.with_file)?;
+            // What is durable already waits for nothing but the keys.
+            let late = credentials.renewal(entry.secret.file).is_some_and(|r| !r.is_durable());
+            let announce = entry.announce.as_mut().filter(|announce| announce.with_file && late)?;
             announce.with_file = false;
             Some(*id)
         };
@@ -115,8 +118,8 @@ impl Server {
 
     /// Tells a session of the port once its keys are rotated and its credential is durable.
     pub(super) fn announce_if_ready(&mut self, now: Now, id: SessionId) {
-        let Some(told) = self.ports.announcement() else { return };
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let told = self.ports.announcement();
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
         let Some(announce) = &entry.announce else { return };
         let rotated = entry.session.epoch().is_some_and(|epoch| epoch >= announce.epoch);
         let renewal = self.credentials.renewal(entry.secret.file);
@@ -125,7 +128,13 @@ impl Server {
             return;
         }
         let with_file = announce.with_file;
-        self.tell_port(now, id, told, with_file);
+        if let Some(told) = told {
+            self.tell_port(now, id, told, with_file);
+        } else if with_file {
+            // The keys took longer than the announcement lasted.
+            entry.announce = None;
+            self.send_renewal(now, id);
+        }
     }
 
     /// A session established between an announcement and its end is told at once.
@@ -135,7 +144,13 @@ impl Server {
         }
     }
 
-    fn tell_port(&mut self, now: Now, id: SessionId, told: Announcement, with_file: bool) {
+    pub(super) fn tell_port(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        told: Announcement,
+        with_file: bool,
+    ) {
         if let Some(entry) = self.sessions.get_mut(&id) {
             entry.announce = None;
         }
@@ -157,9 +172,29 @@ impl Server {
     }
 
     /// Sessions that began while no port could be bound for an emergency hear of it too.
-    fn announce_to_others(&mut self) {
+    fn announce_to_others(&mut self, now: Now) {
         for entry in self.sessions.values_mut().filter(|entry| entry.established.is_some()) {
             entry.announce.get_or_insert(Announce { epoch: Epoch(0), with_file: false });
+        }
+        if self.ports.is_random() {
+            self.renew_for_port(now);
+        }
+    }
+
+    /// Files name the port that closes, and nothing else tells where the server is now: each session
+    /// gets one that names the new port.
+    fn renew_for_port(&mut self, now: Now) {
+        let ids: Vec<_> = self.established_ids().collect();
+        for id in ids {
+            let Some(file) = self.sessions.get(&id).map(|entry| entry.secret.file) else {
+                continue;
+            };
+            self.renew(now, file);
+            let durable =
+                self.credentials.renewal(file).is_some_and(|renewal| renewal.is_durable());
+            if let Some(announce) = self.sessions.get_mut(&id).and_then(|e| e.announce.as_mut()) {
+                announce.with_file = durable;
+            }
         }
     }
 

@@ -91,6 +91,8 @@ pub(super) struct Announcement {
     pub(super) next_rotation: u64,
     /// Nobody has to be told any more from then on.
     until: Instant,
+    /// It is of an emergency: nothing takes its place before that.
+    urgent: bool,
 }
 
 /// What became of a bind.
@@ -242,18 +244,18 @@ impl Ports {
             Why::Slot => {
                 let (slot, rest) = self.slot_and_rest(now.wall);
                 let wait = if slot < bound.slot { rest } else { 0 };
-                self.wait(now, bound, wait, self.timing.grace);
+                self.wait(now, bound, (wait, self.timing.grace), false);
                 BindResult::Ready { emergency: false }
             }
             Why::Emergency => {
-                self.wait(now, bound, 0, EMERGENCY_GRACE);
+                self.wait(now, bound, (0, EMERGENCY_GRACE), true);
                 BindResult::Ready { emergency: true }
             }
         }
     }
 
     /// `bound` is read `wait` seconds from now, and what was before it is closed `grace` later.
-    fn wait(&mut self, now: Now, bound: Bound, wait: u64, grace: u64) {
+    fn wait(&mut self, now: Now, bound: Bound, (wait, grace): (u64, u64), urgent: bool) {
         // Whole seconds are what clients are told.
         let opens_at = now.wall.secs() + wait;
         let opens = now.mono + Duration::from_millis((opens_at * 1000).saturating_sub(now.wall.0));
@@ -264,6 +266,7 @@ impl Ports {
             closes_old_at: opens_at + grace,
             next_rotation: self.next_rotation(UnixMs(opens_at * 1000)),
             until: opens + Duration::from_secs(grace),
+            urgent,
         });
     }
 
@@ -279,8 +282,13 @@ impl Ports {
             }
         };
         self.announcement = None;
+        // Nobody is on a port longer than that whose keys may be known.
+        let latest = now.mono + Duration::from_secs(EMERGENCY_GRACE);
+        for (_, at) in &mut self.closing {
+            *at = latest.min(*at);
+        }
         if matches!(self.choice, PortChoice::Fixed(_)) {
-            self.wait(now, current, 0, EMERGENCY_GRACE);
+            self.wait(now, current, (0, EMERGENCY_GRACE), true);
             return (false, close);
         }
         // Again from the first after the last.
@@ -315,10 +323,16 @@ impl Ports {
             };
             self.begin(now, from, PORT_ATTEMPTS, why, random);
             turn.bind = true;
-        } else if self.next == Next::Nothing {
+        } else if self.next == Next::Nothing && self.urgent_until().is_none() {
             self.look(now, &mut turn, random);
         }
         turn
+    }
+
+    /// Until when an emergency's port is announced: the slot to come waits for that, or its own
+    /// announcement would take the place of one that few have heard.
+    fn urgent_until(&self) -> Option<Instant> {
+        self.announcement.filter(|announced| announced.urgent).map(|announced| announced.until)
     }
 
     /// The slot whose port is to be bound next: the one to come when that is near.
@@ -341,7 +355,8 @@ impl Ports {
         }
         if matches!(self.choice, PortChoice::Fixed(_)) {
             let wait = if target > slot { rest } else { 0 };
-            self.wait(now, Bound { slot: target, ..current }, wait, self.timing.grace);
+            let bound = Bound { slot: target, ..current };
+            self.wait(now, bound, (wait, self.timing.grace), false);
             turn.announce = true;
             return;
         }
@@ -352,7 +367,10 @@ impl Ports {
     /// When [`Self::turn`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let next = match self.next {
-            Next::Nothing => self.current.map(|_| self.look_at),
+            Next::Nothing => {
+                let at = self.urgent_until().map_or(self.look_at, |until| until.max(self.look_at));
+                self.current.map(|_| at)
+            }
             Next::Waiting { opens, .. } => Some(opens),
             Next::Failed { retry, .. } => Some(retry),
             Next::Binding { .. } => None,
@@ -393,6 +411,11 @@ impl Ports {
     pub(super) fn open(&self) -> impl Iterator<Item = u16> {
         let closing = self.closing.iter().map(|(bound, _)| bound.number);
         self.current.map(|current| current.number).into_iter().chain(closing)
+    }
+
+    /// Whether nobody can find the next port but by being told.
+    pub(super) const fn is_random(&self) -> bool {
+        matches!(self.choice, PortChoice::Random)
     }
 
     pub(super) const fn schedule(&self) -> Option<&PortSchedule> {

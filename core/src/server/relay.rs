@@ -2,7 +2,7 @@
 //! (PROTOCOL 5.4, 5.5).
 
 use super::hub::{Delivered, Verdict, receipt};
-use super::{Action, Audit, Event, Server, StoredChat, Waits};
+use super::{Action, Audit, Entry, Event, Server, StoredChat, Waits};
 use crate::id::{ChatId, SessionId};
 use crate::limits::{MESSAGE_MAX, OWED};
 use crate::time::Now;
@@ -10,8 +10,55 @@ use crate::wire::message::{
     Chat, ErrorCode, ErrorMessage, Message, Presence, ReceiptState, SERVER_MEMBER, Status,
 };
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
+
+/// Tokens from here on are of receipts, those below of mail.
+const HANDED: u64 = 1 << 63;
+
+/// Receipts, and word of chats that were dropped, which a session was sent and has not acknowledged:
+/// their author has `stored`, and never asks again. No more than a channel holds.
+#[derive(Debug, Default)]
+pub(super) struct Handed {
+    next: u64,
+    unacknowledged: BTreeMap<u64, Message>,
+}
+
+impl Handed {
+    /// A token to know by when a message is acknowledged, if it is to be kept until then.
+    fn token(&mut self, message: &Message) -> Option<u64> {
+        if !is_told_once(message) {
+            return None;
+        }
+        let token = HANDED + self.next;
+        self.next += 1;
+        self.unacknowledged.insert(token, message.clone());
+        Some(token)
+    }
+}
+
+/// Whether nobody asks for a message again when it is lost.
+const fn is_told_once(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Receipt { .. }
+            | Message::Error(ErrorMessage { code: ErrorCode::NoRecipient, id: Some(_), .. })
+    )
+}
+
+impl Entry {
+    /// What it was to be told once and may not have heard, in order.
+    pub(super) fn unheard(&mut self) -> Vec<Message> {
+        let sent = core::mem::take(&mut self.handed.unacknowledged).into_values();
+        let owed = core::mem::take(&mut self.owed).into_iter().filter(is_told_once);
+        sent.chain(owed).collect()
+    }
+}
+
+/// Why a chat made way for others.
+const TOO_MANY: &str = "too many newer messages wait for";
 
 impl Server {
     /// A session was established: its roster first, then everybody learns of it.
@@ -48,6 +95,22 @@ impl Server {
         }
     }
 
+    /// Passes on what a member said of itself, later if it says much.
+    fn tell_presence(&mut self, now: Now, member: &str) {
+        if self.hub.may_tell(member, now.mono)
+            && let Some(presence) = self.hub.presence(member)
+        {
+            self.broadcast(now, member, &presence);
+        }
+    }
+
+    /// Passes on what had to wait.
+    pub(super) fn tell_late(&mut self, now: Now) {
+        for member in self.hub.late(now.mono) {
+            self.tell_presence(now, &member);
+        }
+    }
+
     /// Queues a message for a session, behind what it is owed already.
     fn owe(&mut self, now: Now, id: SessionId, message: Message) {
         if let Some(entry) = self.sessions.get_mut(&id) {
@@ -60,7 +123,7 @@ impl Server {
     }
 
     /// A receipt to its author, now or when he is back.
-    fn send_receipt(&mut self, now: Now, author: &str, message: Message) {
+    pub(super) fn send_receipt(&mut self, now: Now, author: &str, message: Message) {
         let sessions = self.hub.sessions_of(author);
         if sessions.is_empty() {
             self.hub.keep_receipt(author, message);
@@ -81,8 +144,8 @@ impl Server {
             Message::Chat(chat) => self.take_chat(now, id, &member, chat),
             Message::Presence(presence) if presence.status != Status::Offline => {
                 let changed = self.hub.set_status(&member, id, presence.status, now.wall);
-                if let Some(presence) = changed {
-                    self.broadcast(now, &member, &presence);
+                if changed.is_some() {
+                    self.tell_presence(now, &member);
                 }
             }
             Message::Receipt { id: chat, .. } => {
@@ -102,7 +165,8 @@ impl Server {
         match self.hub.submit(member, chat, now) {
             Verdict::Store(stored) => {
                 let action = Action::StoreChat { stored: Box::new(stored.clone()) };
-                if self.ops.start(now.mono, action, Waits::Store(stored.clone())).is_err() {
+                let waits = Waits::Store(stored.clone());
+                if self.ops.start_common(now.mono, action, waits).is_err() {
                     self.hub.failed(&stored.chat);
                     self.refuse_chat(now, id, chat_id, ErrorCode::RateLimited, "the disk is busy");
                 }
@@ -160,7 +224,7 @@ impl Server {
             return;
         }
         for gone in self.hub.stored(stored, now) {
-            self.chat_dropped(now, &gone, "1000 newer messages wait for");
+            self.chat_dropped(now, &gone, TOO_MANY);
         }
         let told = receipt(id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
         self.send_receipt(now, &author, told);
@@ -172,6 +236,19 @@ impl Server {
             for session in self.hub.sessions_of(member) {
                 self.pump(now, session);
             }
+        }
+    }
+
+    /// Puts back a chat that was stored before a restart. What is for the server itself may not have
+    /// been told: it is told now, once in each run.
+    pub(super) fn restore(&mut self, now: Now, stored: StoredChat) {
+        for gone in self.hub.restore(&stored, now) {
+            self.chat_dropped(now, &gone, TOO_MANY);
+        }
+        if stored.to.iter().any(|name| name == SERVER_MEMBER) {
+            let (author, id) = (stored.chat.from.clone(), stored.chat.id);
+            self.events.push_back(Event::Chat(stored.chat));
+            self.delivered(now, &author, id, SERVER_MEMBER);
         }
     }
 
@@ -196,8 +273,12 @@ impl Server {
 
     /// A session acknowledged every byte of a mail.
     pub(super) fn mail_acked(&mut self, now: Now, id: SessionId, number: u64) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
         let member = entry.member.clone();
+        if number >= HANDED {
+            entry.handed.unacknowledged.remove(&number);
+            return;
+        }
         if let Some(delivered) = self.hub.mail_acked(&member, number) {
             self.delivered(now, &delivered.from, delivered.id, &delivered.by);
         }
@@ -213,7 +294,7 @@ impl Server {
     fn note_delivered(&mut self, now: Now, author: &str, id: ChatId, by: &str) {
         let action = Action::ChatDelivered { from: author.to_string(), id, by: by.to_string() };
         // If this is lost, the member is sent the chat again, and shows it once.
-        let _started = self.ops.start(now.mono, action, Waits::Nothing);
+        let _started = self.ops.start_common(now.mono, action, Waits::Nothing);
     }
 
     /// Sends a session what waits for its member, while its channel has room.
@@ -225,7 +306,8 @@ impl Server {
         let mut touched = false;
         while entry.session.has_room() {
             if let Some(message) = entry.owed.pop_front() {
-                entry.session.owe(now, &message, None);
+                let token = entry.handed.token(&message);
+                entry.session.owe(now, &message, token);
             } else if let Some((number, chat)) = self.hub.next_mail(&entry.member, id) {
                 let message = Message::Chat(chat.clone());
                 // What can't be sent must not stand in the way of the rest.

@@ -6,6 +6,7 @@ use super::{Action, Audit, Credential, CredentialStatus, Event, Server, Waits};
 use crate::id::{FileId, SessionId};
 use crate::time::Now;
 use crate::wire::message::{Message, PortRotation};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 impl Server {
@@ -25,6 +26,9 @@ impl Server {
         }
         let Some(member) = self.member_of(file) else { return false };
         if !self.credentials.may_renew(file) {
+            if !self.credentials.has_room() {
+                self.events.push_back(Event::Audit(Audit::NotRenewed { file, member }));
+            }
             return false;
         }
         let Ok(draft) = self.draft(now, &member, self.renewal_valid_for) else { return false };
@@ -63,11 +67,15 @@ impl Server {
         }
         if let Some(id) = self.session_of(file) {
             // In the announcement if one is being prepared, else by itself.
-            let announce = self.sessions.get(&id).and_then(|entry| entry.announce.as_ref());
-            if announce.is_some_and(|announce| announce.with_file) {
-                self.announce_if_ready(now, id);
-            } else if accepted {
-                self.send_renewal(now, id);
+            let announced = self.ports.announcement().is_some();
+            let announce = self.sessions.get_mut(&id).and_then(|entry| entry.announce.as_mut());
+            match announce {
+                Some(announce) if announced || announce.with_file => {
+                    announce.with_file |= accepted;
+                    self.announce_if_ready(now, id);
+                }
+                _ if accepted => self.send_renewal(now, id),
+                _ => {}
             }
         }
     }
@@ -80,8 +88,13 @@ impl Server {
         self.sessions.iter().filter_map(own).next_back()
     }
 
-    /// Sends the renewed secret of a session's file, with the present port.
-    fn send_renewal(&mut self, now: Now, id: SessionId) {
+    /// Sends the renewed secret of a session's file, with the port that is announced: the client goes
+    /// by the newest one it was told. Else with the present one.
+    pub(super) fn send_renewal(&mut self, now: Now, id: SessionId) {
+        if let Some(told) = self.ports.announcement() {
+            self.tell_port(now, id, told, true);
+            return;
+        }
         let Some(new_port) = self.ports.number() else { return };
         let opens_at = now.wall.secs();
         let next_rotation = self.ports.next_rotation(now.wall);
@@ -98,7 +111,8 @@ impl Server {
         with_file: bool,
     ) {
         let Some(entry) = self.sessions.get(&id) else { return };
-        let renewal = self.credentials.renewal(entry.secret.file);
+        // The file must not name a port that closes while the client keeps it.
+        let renewal = self.credentials.renewal_at(entry.secret.file, new_port);
         let renewal = renewal.filter(|renewal| with_file && renewal.is_durable());
         let security_file = renewal.map(|renewal| renewal.content.to_object());
         let message = Message::PortRotation(PortRotation {
@@ -141,10 +155,35 @@ impl Server {
 
     /// Makes durable what is kept of a file's secrets.
     pub(super) fn keep(&mut self, now: Now, file: FileId) {
+        self.start_keep(now, file, false);
+    }
+
+    fn start_keep(&mut self, now: Now, file: FileId, again: bool) {
         let credentials = self.credentials.durable(file);
         let action = Action::KeepCredentials { file, credentials };
-        // If this is lost, an old secret is accepted after a restart until the new one is used.
-        let _started = self.ops.start(now.mono, action, Waits::Nothing);
+        if self.ops.start(now.mono, action, Waits::Keep { file, again }).is_err() {
+            self.kept(file, again, false);
+        }
+    }
+
+    /// What is kept of a file's secrets is durable, or is to be tried again: until then an old secret
+    /// is accepted after a restart.
+    pub(super) fn kept(&mut self, file: FileId, again: bool, done: bool) {
+        if done {
+            return;
+        }
+        let news = self.unkept.insert(file) && !again;
+        if let Some(member) = self.credentials.owner(file).filter(|_| news) {
+            let member = member.to_string();
+            self.events.push_back(Event::Audit(Audit::NotKept { file, member }));
+        }
+    }
+
+    /// Tries again what could not be made durable, as it is now.
+    pub(super) fn keep_again(&mut self, now: Now) {
+        for file in core::mem::take(&mut self.unkept) {
+            self.start_keep(now, file, true);
+        }
     }
 
     /// Retires the secrets whose time has come.

@@ -9,6 +9,7 @@ use crate::time::Now;
 use crate::transport::epochs::Slot;
 use crate::transport::path::Path;
 use crate::wire::header::{Header, PacketType};
+use core::net::SocketAddr;
 
 impl Server {
     /// Input: a datagram arrived by `path`. It is decrypted in place. Nothing that the network sends
@@ -24,9 +25,7 @@ impl Server {
             return Err(DropReason::Port);
         }
         let header = Header::decode(datagram).ok_or(DropReason::Header)?;
-        if let Some(id) = self.by_address.get(&path.remote).copied()
-            && let Some(found) = self.sessions.get(&id).and_then(|e| e.session.recognise(&header))
-        {
+        if let Some((id, found)) = self.known_at(path.remote, &header) {
             return self.deliver(now, path, id, &header, found, datagram);
         }
         let address = path.remote.ip();
@@ -52,6 +51,16 @@ impl Server {
         }
         self.trials.charge(now.mono, address);
         Err(DropReason::NoKey)
+    }
+
+    /// The session at an address that a datagram is for. Never more are tried than are established at
+    /// that very address: whoever adds to them gave a `switch` of his own for it.
+    fn known_at(&self, remote: SocketAddr, header: &Header) -> Option<(SessionId, (Slot, u64))> {
+        let all = (remote, SessionId(0))..=(remote, SessionId(u64::MAX));
+        self.by_address.range(all).find_map(|(_, id)| {
+            let found = self.sessions.get(id)?.session.recognise(header)?;
+            Some((*id, found))
+        })
     }
 
     fn deliver(

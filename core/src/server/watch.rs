@@ -7,6 +7,7 @@ use crate::id::SessionId;
 use crate::limits::{OPS, SECRETS};
 use crate::time::Now;
 use crate::transport::path::Path;
+use core::net::IpAddr;
 
 impl Server {
     /// A datagram was dropped in silence.
@@ -20,9 +21,14 @@ impl Server {
         if reason == DropReason::Budget {
             let address = path.remote.ip();
             let whose = (!self.trials.is_exhausted(now.mono)).then_some(address);
-            let flood = self.monitor.flood(now.mono, whose);
-            self.alert(flood);
+            self.flooded(now, whose);
         }
+    }
+
+    /// A budget is used up: that of an address, or that of all together.
+    pub(super) fn flooded(&mut self, now: Now, address: Option<IpAddr>) {
+        let flood = self.monitor.flood(now.mono, address);
+        self.alert(flood);
     }
 
     fn alert(&mut self, alert: Option<Alert>) {

@@ -1,6 +1,6 @@
 //! COMPROMISED (PROTOCOL 7, SPEC 8) at either side of one session.
 
-use super::{Context, Phase, Session, SessionEvent};
+use super::{Context, Phase, Rotation, Session, SessionEvent};
 use crate::crypto::sign;
 use crate::error::{DropReason, Malformed, Violation};
 use crate::id::Epoch;
@@ -91,6 +91,7 @@ impl Session {
             }
             return false;
         };
+        self.rotation = Rotation::default();
         let mut epochs = transport.epochs;
         epochs.forget_next();
         let epoch = epochs.current();
@@ -143,6 +144,7 @@ impl Session {
     }
 
     fn replace(&mut self, _now: Now, mut epochs: Epochs, epoch: Epoch, path: Path) {
+        self.rotation = Rotation::default();
         epochs.forget_next();
         // The hash is set by `note_signal`, which sees the datagram.
         let replacing = Replacing { epochs, epoch, signal_hash: [0; 32], path };

@@ -6,11 +6,12 @@ mod phase;
 mod rotation;
 mod transfer;
 
+use crate::budget::Budget;
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
 use crate::error::{CloseReason, DropReason, SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX};
+use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX, OFFERS_BURST, OFFERS_PER_SECOND};
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
@@ -80,7 +81,10 @@ pub(crate) struct Session {
     rotation_interval: Duration,
     provider: &'static dyn CipherProvider,
     phase: Phase,
+    /// What goes with a phase that rotates keys: every way out of it forgets the key pair offered.
     rotation: Rotation,
+    /// Server: rotations that the client may offer unasked.
+    offers: Budget,
     transfers: Transfers,
     events: VecDeque<SessionEvent>,
     /// Bytes sealed and opened when last looked at.
@@ -101,6 +105,7 @@ impl Session {
             provider: setup.provider,
             phase: Phase::HalfOpen(Box::new(transport)),
             rotation: Rotation::default(),
+            offers: Budget::new(now, OFFERS_PER_SECOND, OFFERS_BURST),
             transfers: Transfers::default(),
             events: VecDeque::new(),
             traffic: (0, 0),
@@ -330,6 +335,7 @@ impl Session {
         out.truncate(len);
         let interval = Duration::ZERO;
         self.phase = Phase::Parting(Parting { datagram: out, left: 1, at: now.mono, interval });
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
     }
 
@@ -390,6 +396,7 @@ impl Session {
         let datagram = transport.seal_signal(now, PacketType::Error, &error.encode());
         let parting = Parting { datagram, left: FATAL_COPIES, at: now.mono, interval };
         self.phase = Phase::Parting(parting);
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(reason));
     }
 
@@ -416,6 +423,7 @@ impl Session {
     /// Wipes all keys without a word.
     pub(crate) fn discard(&mut self) {
         self.phase = Phase::Over;
+        self.rotation = Rotation::default();
         self.events.clear();
     }
 
@@ -443,6 +451,7 @@ impl Session {
     /// Wipes all keys, and says why.
     fn close(&mut self, reason: CloseReason) {
         self.phase = Phase::Over;
+        self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(reason));
     }
 

@@ -16,6 +16,8 @@ use crate::wire::message::{Message, RotationReason, Side};
 pub(super) struct Rotation {
     /// Client: the key pair it offered.
     offered: Option<(Epoch, PrivateKey)>,
+    /// Server: the client's public key, which is answered only then.
+    waiting: Option<(Epoch, [u8; 32], Instant)>,
     /// Server: the epoch it asked for.
     triggered: Option<Epoch>,
     /// Server: epochs that the client has said `switch` for.
@@ -45,6 +47,7 @@ impl Session {
         let settled = |epochs: &Epochs| epochs.is_confirmed() && !epochs.has_next();
         !self.phase.epochs().is_some_and(settled)
             || self.rotation.offered.is_some()
+            || self.rotation.waiting.is_some()
             || self.rotation.triggered.is_some()
     }
 
@@ -63,6 +66,8 @@ impl Session {
                 self.rotation.again = Some(reason);
                 Some(next.next())
             }
+            // It comes after the one that another asked for.
+            Err(SendError::Busy) if self.rotation.again.is_some() => Some(next.next()),
             Err(SendError::Busy) => Some(next),
             Err(_) => None,
         }
@@ -80,6 +85,14 @@ impl Session {
         if self.rotation.since.is_some_and(|since| now.since(since) >= ROTATION_MAX) {
             self.violate(cx.now, Violation::RotationOverdue);
             return;
+        }
+        let due = |(_, _, at): &mut (Epoch, [u8; 32], Instant)| *at <= now;
+        if let Some((epoch, client_public, _)) = self.rotation.waiting.take_if(due) {
+            self.offers.take(now);
+            if let Err(violation) = self.answer(cx, epoch, &client_public) {
+                self.violate(cx.now, violation);
+                return;
+            }
         }
         if self.is_rotating() {
             return;
@@ -99,6 +112,9 @@ impl Session {
     /// When [`Self::keep_keys_fresh`] has something to do.
     pub(super) fn rotation_deadline(&self) -> Option<Instant> {
         let Phase::Open(transport) = &self.phase else { return None };
+        if let Some((_, _, at)) = self.rotation.waiting {
+            return Some(at);
+        }
         let due = transport.epochs.since() + self.rotation_interval;
         let Some(since) = self.rotation.since else { return Some(due) };
         if self.side == Side::Client && !self.is_rotating() {
@@ -162,15 +178,33 @@ impl Session {
         epoch: Epoch,
         client_public: &[u8; 32],
     ) -> Result<(), Violation> {
-        let private = PrivateKey::new(cx.random.private.secret());
-        let public_key = private.public();
-        let Some(transport) = self.phase.transport_mut() else { return Ok(()) };
-        if epoch != transport.epochs.current().next() || transport.epochs.has_next() {
+        let Some(transport) = self.phase.transport() else { return Ok(()) };
+        let epochs = &transport.epochs;
+        let again = epochs.has_next() || self.rotation.waiting.is_some();
+        if epoch != epochs.current().next() || again {
             return Err(Violation::RotationStep);
         }
+        self.rotation.since.get_or_insert(cx.now.mono);
+        // One that nobody asked for costs two multiplications of ours for each of the client's.
+        let asked = self.rotation.triggered == Some(epoch);
+        if !asked && !self.offers.take(cx.now.mono) {
+            let at = self.offers.next(cx.now.mono);
+            self.rotation.waiting = Some((epoch, *client_public, at));
+            return Ok(());
+        }
+        self.answer(cx, epoch, client_public)
+    }
+
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        epoch: Epoch,
+        client_public: &[u8; 32],
+    ) -> Result<(), Violation> {
+        let private = PrivateKey::new(cx.random.private.secret());
+        let public_key = private.public();
         let agreed = private.agree(client_public).ok_or(Violation::ZeroSharedSecret)?;
         let next = self.next_epoch(cx.now.mono, epoch, agreed, client_public, &public_key)?;
-        self.rotation.since.get_or_insert(cx.now.mono);
         self.send(&Message::Answer { epoch, public_key, session: None }, None)
             .map_err(|_| Violation::Backlog)?;
         if let Some(transport) = self.phase.transport_mut() {
@@ -225,5 +259,58 @@ impl Session {
             return Err(Violation::RotationStep);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::aead::RustCrypto;
+    use crate::crypto::derive::{ConnectionId, Direction, epoch_zero};
+    use crate::error::CloseReason;
+    use crate::id::PortId;
+    use crate::limits::KeyLimits;
+    use crate::session::Setup;
+    use crate::time::{Duration, UnixMs};
+    use crate::transport::path::Path;
+    use crate::wire::message::ErrorCode;
+
+    const NOW: Now = Now { mono: Instant::ZERO, wall: UnixMs(1_700_000_000_000) };
+
+    /// A client's session that has offered a key pair.
+    fn offering() -> Session {
+        let connection_id = ConnectionId::new(NOW.wall, 7);
+        let keys = epoch_zero(&Secret::take(&mut [1; 32]), &connection_id, NOW.wall);
+        let epoch = EpochState::new(NOW.mono, Epoch(1), keys, Direction::C2s, &RustCrypto);
+        let mut session = Session::new(
+            NOW.mono,
+            Setup {
+                side: Side::Client,
+                connection_id,
+                path: Path::new(PortId(0), ([192, 0, 2, 1], 50_000).into()),
+                epochs: Epochs::new(epoch, KeyLimits::default()),
+                response_timeout: Duration::from_secs(10),
+                rotation_interval: Duration::from_secs(3600),
+                provider: &RustCrypto,
+            },
+        );
+        session.phase.establish();
+        session.rotation.offered = Some((Epoch(2), PrivateKey::new(Secret::take(&mut [2; 32]))));
+        session
+    }
+
+    #[test]
+    fn no_end_keeps_the_key_pair_that_was_offered() {
+        let ends: [fn(&mut Session); 4] = [
+            |session| session.end(NOW, ErrorCode::Shutdown, ""),
+            |session| session.close(CloseReason::Goodbye),
+            |session| assert!(session.declare_compromised(NOW, "stolen")),
+            Session::discard,
+        ];
+        for end in ends {
+            let mut session = offering();
+            end(&mut session);
+            assert!(session.rotation.offered.is_none());
+        }
     }
 }

@@ -255,6 +255,12 @@ fn audit(what: &Audit) -> Value {
         Audit::NotRenewed { file, member } => {
             json!({"event": "not_renewed", "file": file.0, "member": member})
         }
+        Audit::NotRetired { file, member } => {
+            json!({"event": "not_retired", "file": file.0, "member": member})
+        }
+        Audit::NotKept { file, member } => {
+            json!({"event": "not_kept", "file": file.0, "member": member})
+        }
         Audit::SecretRetired { file, member } => {
             json!({"event": "secret_retired", "file": file.0, "member": member})
         }

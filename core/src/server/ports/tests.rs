@@ -139,8 +139,40 @@ fn an_emergency_while_the_next_port_waits() {
     let ready = BindResult::Ready { emergency: true };
     assert_eq!(ports.bound(at(3500), port, true, &mut random), ready);
     let turn = ports.turn(at(3500), &mut random);
-    assert!(turn.rotated.is_some() && turn.bind, "the slot to come is prepared anew");
+    assert!(turn.rotated.is_some() && !turn.bind, "who has not heard of it is still told");
+    let told = ports.announcement().unwrap();
+    assert_eq!((told.opens_at, told.closes_old_at), (363_500, 363_560));
+    assert_eq!(turn_until(&mut ports, 3559, &mut random), []);
+    assert_eq!(ports.announcement(), Some(told));
+    let turns = turn_until(&mut ports, 3560, &mut random);
+    assert!(turns[0].1.bind, "the slot to come is prepared anew");
     assert_eq!(ports.wanted().unwrap().1, schedule().port(101, 0));
+}
+
+#[test]
+fn an_emergency_closes_what_the_rotation_left_open() {
+    let (mut ports, mut random) = listening(PortChoice::Scheduled(schedule()));
+    let old = ports.current().unwrap();
+    turn_until(&mut ports, 3480, &mut random);
+    let (next, _) = ports.wanted().unwrap();
+    ports.bound(at(3480), next, true, &mut random);
+    turn_until(&mut ports, 3610, &mut random);
+    assert!(ports.reads(old.port));
+    assert_eq!(ports.emergency(at(3610), &mut random), (true, None));
+    assert_eq!(ports.turn(at(3669), &mut random).close, []);
+    assert_eq!(ports.turn(at(3670), &mut random).close, [old.port]);
+}
+
+#[test]
+fn an_emergency_of_a_fixed_port_near_the_edge() {
+    let (mut ports, mut random) = listening(PortChoice::Fixed(5000));
+    turn_until(&mut ports, 3479, &mut random);
+    assert_eq!(ports.emergency(at(3500), &mut random), (false, None));
+    assert!(!ports.turn(at(3500), &mut random).announce);
+    assert_eq!(ports.announcement().unwrap().opens_at, 363_500);
+    let turns = turn_until(&mut ports, 3560, &mut random);
+    assert!(turns[0].1.announce);
+    assert_eq!(ports.announcement().unwrap().opens_at, 363_600);
 }
 
 #[test]
