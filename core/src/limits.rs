@@ -172,6 +172,8 @@ pub const RATE_LIMITED_PAUSE: Duration = Duration::from_secs(1);
 pub const MAILBOX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Chat kept for an absent member (PROTOCOL 5.4).
 pub const MAILBOX_MESSAGES: usize = 1000;
+/// Bytes of chat kept for an absent member: the longest chats would else take 64 MiB each.
+pub const MAILBOX_BYTES: usize = 4 << 20;
 /// Chat ids that a server remembers per sender, to relay each once.
 pub const CHATS_REMEMBERED: usize = 4096;
 /// Chats of one sender that wait to be made durable.
@@ -211,6 +213,7 @@ const _: () = {
     assert!(ANNOUNCE <= ROTATION_INTERVAL / 4 && GRACE_PERIOD <= ROTATION_INTERVAL / 3);
     assert!(SECURITY_FILE_MAX <= MESSAGE_MAX);
     assert!(CHATS_REMEMBERED >= MAILBOX_MESSAGES);
+    assert!(MAILBOX_BYTES >= 16 * MESSAGE_MAX);
     assert!(CHATS_PENDING >= CHATS_UNRECEIPTED);
     assert!(CHATS_BURST_OWN < CHATS_BURST);
 };

@@ -4,8 +4,8 @@
 use crate::budget::Budget;
 use crate::id::{ChatId, SessionId};
 use crate::limits::{
-    CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_MESSAGES,
-    MESSAGE_MAX, SCAN_WINDOW,
+    CHATS_BURST, CHATS_PENDING, CHATS_PER_SECOND, CHATS_REMEMBERED, MAILBOX_AGE, MAILBOX_BYTES,
+    MAILBOX_MESSAGES, MESSAGE_MAX, SCAN_WINDOW,
 };
 use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::wire::message::{
@@ -36,6 +36,13 @@ struct Mail {
     until: Instant,
 }
 
+impl Mail {
+    /// What it takes of a mailbox: short chats count for their number, long ones for their length.
+    const fn weight(&self) -> usize {
+        MAILBOX_BYTES / MAILBOX_MESSAGES + self.chat.text.len()
+    }
+}
+
 #[derive(Debug)]
 struct Member {
     rooms: BTreeSet<String>,
@@ -43,6 +50,8 @@ struct Member {
     /// Established sessions, each with its own status and the number of the next mail to send it.
     sessions: BTreeMap<SessionId, (Status, u64)>,
     mailbox: VecDeque<Mail>,
+    /// Bytes of the texts in it.
+    mailbox_bytes: usize,
     /// Chats of this member that were stored, oldest first.
     known: VecDeque<ChatId>,
     pending: BTreeSet<ChatId>,
@@ -62,6 +71,7 @@ impl Member {
             since: now.wall,
             sessions: BTreeMap::new(),
             mailbox: VecDeque::new(),
+            mailbox_bytes: 0,
             known: VecDeque::new(),
             pending: BTreeSet::new(),
             unread: VecDeque::new(),
@@ -69,6 +79,24 @@ impl Member {
             chats: Budget::new(now.mono, CHATS_PER_SECOND, CHATS_BURST),
             limited_until: now.mono,
         }
+    }
+
+    /// Takes a mail out of the mailbox.
+    fn take_mail(&mut self, at: usize) -> Option<Mail> {
+        let mail = self.mailbox.remove(at)?;
+        self.mailbox_bytes -= mail.chat.text.len();
+        Some(mail)
+    }
+
+    /// Which mail makes way in a full mailbox: the oldest of the author who takes most of it, so that
+    /// no one drives out what others wrote.
+    fn mail_to_drop(&self) -> usize {
+        let mut weights: BTreeMap<&str, usize> = BTreeMap::new();
+        for mail in &self.mailbox {
+            *weights.entry(&mail.chat.from).or_default() += mail.weight();
+        }
+        let most = weights.iter().max_by_key(|(_, weight)| **weight).map(|(author, _)| *author);
+        self.mailbox.iter().position(|mail| Some(mail.chat.from.as_str()) == most).unwrap_or(0)
     }
 
     /// The best status of its sessions.
@@ -139,26 +167,29 @@ impl Hub {
         }
     }
 
-    /// Puts a chat into a mailbox; in a full one the oldest makes way, and is returned.
-    fn post(&mut self, name: &str, stored: &StoredChat, now: Now) -> Option<Delivered> {
-        let member = self.members.get_mut(name)?;
+    /// Puts a chat into a mailbox; what has to make way in a full one is returned.
+    fn post(&mut self, name: &str, stored: &StoredChat, now: Now) -> Vec<Delivered> {
+        let mut gone = Vec::new();
+        let Some(member) = self.members.get_mut(name) else { return gone };
         let age = Duration::from_millis(now.wall.0.saturating_sub(stored.stored_at.0));
         let until = now.mono + MAILBOX_AGE.saturating_sub(age);
         let chat = stored.chat.clone();
+        member.mailbox_bytes += chat.text.len();
         member.mailbox.push_back(Mail { number: self.next_mail, chat, until });
         self.next_mail += 1;
-        if member.mailbox.len() <= MAILBOX_MESSAGES {
-            return None;
+        while member.mailbox.len() > MAILBOX_MESSAGES || member.mailbox_bytes > MAILBOX_BYTES {
+            let Some(mail) = member.take_mail(member.mail_to_drop()) else { break };
+            gone.push(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() });
         }
-        let mail = member.mailbox.pop_front()?;
-        Some(Delivered { id: mail.chat.id, from: mail.chat.from, by: name.to_string() })
+        gone
     }
 
     /// Takes out what was kept for too long; of each chat, who did not get it.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Delivered> {
         let mut gone = Vec::new();
         for (name, member) in &mut self.members {
-            while let Some(mail) = member.mailbox.pop_front_if(|mail| mail.until <= now) {
+            while member.mailbox.front().is_some_and(|mail| mail.until <= now) {
+                let Some(mail) = member.take_mail(0) else { break };
                 let (id, from) = (mail.chat.id, mail.chat.from);
                 gone.push(Delivered { id, from, by: name.clone() });
             }
@@ -283,7 +314,7 @@ impl Hub {
     pub(super) fn stored(&mut self, stored: &StoredChat, now: Now) -> Vec<Delivered> {
         self.failed(&stored.chat);
         self.remember(&stored.chat.from, stored.chat.id);
-        stored.to.iter().filter_map(|name| self.post(name, stored, now)).collect()
+        stored.to.iter().flat_map(|name| self.post(name, stored, now)).collect()
     }
 
     /// A chat could not be made durable: it was never there.
@@ -314,7 +345,7 @@ impl Hub {
     pub(super) fn mail_acked(&mut self, name: &str, number: u64) -> Option<Delivered> {
         let member = self.members.get_mut(name)?;
         let at = member.mailbox.binary_search_by_key(&number, |mail| mail.number).ok()?;
-        let mail = member.mailbox.remove(at)?;
+        let mail = member.take_mail(at)?;
         if member.unread.len() >= CHATS_REMEMBERED {
             member.unread.pop_front();
         }
@@ -466,6 +497,39 @@ mod tests {
         let gone = hub.expire(at(week + 300).mono);
         assert!(gone.len() > 900 && gone.iter().all(|gone| gone.by == "bob"));
         assert_eq!(hub.waiting("bob"), 1, "it is not a week old");
+    }
+
+    #[test]
+    fn a_full_mailbox_drops_what_its_heaviest_author_wrote() {
+        let mut hub = hub();
+        hub.set_member("eve", &[], at(0));
+        let post = |hub: &mut Hub, from: &str, id: u8, len: usize| {
+            let mut chat = chat(id, "@bob");
+            (chat.from, chat.text) = (from.to_string(), "x".repeat(len));
+            let stored = StoredChat { chat, to: vec!["bob".to_string()], stored_at: UnixMs(0) };
+            hub.stored(&stored, at(0))
+        };
+        assert!(post(&mut hub, "ann", 1, 100).is_empty());
+        for id in 0..u8::try_from(MAILBOX_BYTES / 65_000).unwrap() {
+            assert!(post(&mut hub, "eve", id, 65_000).is_empty());
+        }
+        let gone = post(&mut hub, "eve", 200, 65_000);
+        assert_eq!(gone.len(), 1, "4 MiB");
+        assert_eq!((gone[0].from.as_str(), gone[0].id), ("eve", ChatId([0; 16])), "her oldest");
+        assert!(hub.members["bob"].mailbox_bytes <= MAILBOX_BYTES);
+        hub.join("bob", SessionId(1), UnixMs(1));
+        let (number, first) = hub.next_mail("bob", SessionId(1)).unwrap();
+        assert_eq!(first.from, "ann");
+        hub.mail_acked("bob", number).unwrap();
+        hub.expire(at(8 * 86_400).mono);
+        assert_eq!((hub.waiting("bob"), hub.members["bob"].mailbox_bytes), (0, 0));
+        // Many short ones drive out nobody's few long ones either.
+        assert!(post(&mut hub, "ann", 1, 3_000).is_empty());
+        for id in 0..MAILBOX_MESSAGES {
+            let gone = post(&mut hub, "eve", u8::try_from(id % 256).unwrap(), 1);
+            assert!(gone.iter().all(|gone| gone.from == "eve"));
+        }
+        assert_eq!(hub.waiting("bob"), MAILBOX_MESSAGES);
     }
 
     fn stored_by_ann(id: u8) -> StoredChat {

@@ -160,7 +160,7 @@ impl Server {
             return;
         }
         for gone in self.hub.stored(stored, now) {
-            self.chat_dropped(now, &gone, "1000 newer messages wait for");
+            self.chat_dropped(now, &gone, "too many messages wait for");
         }
         let told = receipt(id, ReceiptState::Stored, SERVER_MEMBER, now.wall);
         self.send_receipt(now, &author, told);
