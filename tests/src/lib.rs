@@ -2,6 +2,8 @@
 
 mod client_disk;
 pub mod disk;
+pub mod eve;
+pub mod hostile;
 pub mod lazy;
 pub mod nat;
 pub mod net;
