@@ -59,6 +59,12 @@ impl RangeSet {
         range.is_empty() || self.0.get(at).is_some_and(|have| have.start <= range.start)
     }
 
+    /// The ranges that have numbers in common with `range`, without a look at the others.
+    pub fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = &Range<u64>> {
+        let first = self.0.partition_point(|have| have.end <= range.start);
+        self.0[first..].iter().take_while(move |have| have.start < range.end)
+    }
+
     /// Whether `value` is in the set.
     #[must_use]
     pub fn contains(&self, value: u64) -> bool {

@@ -62,10 +62,10 @@ impl World {
             }
             let (accepted, count) = self.disk.accepts(*file, &content.shared_secret);
             if !accepted {
-                complaint = Some(format!("the stored file {file} would be refused"));
+                complaint = Some(format!("oracle 7: the stored file {file} would be refused"));
             }
             if count > 2 {
-                complaint = Some(format!("{count} secrets of {file} are accepted"));
+                complaint = Some(format!("oracle 7: {count} secrets of {file} are accepted"));
             }
         }
         if let Some(complaint) = complaint {
@@ -80,7 +80,7 @@ impl World {
             file.timestamp == began_with && now <= file.valid_until + file.grace_period
         });
         if present && !self.is_given_up(file) {
-            return Err(format!("the stored file {file} was refused"));
+            return Err(format!("oracle 7: the stored file {file} was refused"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::net::Rng;
 use crate::world::Process;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a translator maps and filters (RFC 4787).
@@ -31,11 +31,12 @@ struct Mapping {
 pub struct Nat {
     kind: Kind,
     ip: IpAddr,
+    ip6: IpAddr,
     next_port: u16,
     /// A mapping that was idle for so long is forgotten, microseconds.
     pub timeout: u64,
-    /// By destination, where that matters.
-    mappings: BTreeMap<Option<SocketAddr>, Mapping>,
+    /// By IP version (true is 6), and by destination where that matters.
+    mappings: BTreeMap<(bool, Option<SocketAddr>), Mapping>,
     /// Times that a mapping was made anew.
     pub rebindings: u64,
 }
@@ -44,9 +45,12 @@ impl Nat {
     /// The translator of a client.
     #[must_use]
     pub fn new(process: Process, kind: Kind, timeout: u64) -> Self {
-        let [high, low] = u16::try_from(process.0).unwrap_or(0).to_be_bytes();
+        let number = u16::try_from(process.0).unwrap_or(0);
+        let [high, low] = number.to_be_bytes();
         let ip = IpAddr::V4(Ipv4Addr::new(198, 51, high, low));
-        Self { kind, ip, next_port: 50_000, timeout, mappings: BTreeMap::new(), rebindings: 0 }
+        let ip6 = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, number));
+        let (next_port, mappings, rebindings) = (50_000, BTreeMap::new(), 0);
+        Self { kind, ip, ip6, next_port, timeout, mappings, rebindings }
     }
 
     /// Any kind; most clients have one.
@@ -57,7 +61,7 @@ impl Nat {
     /// Whether an outside address belongs to it, now or before.
     #[must_use]
     pub fn owns(&self, outside: SocketAddr) -> bool {
-        outside.ip() == self.ip && outside.port() < self.next_port
+        (outside.ip() == self.ip || outside.ip() == self.ip6) && outside.port() < self.next_port
     }
 
     /// Forgets all mappings: what is sent next comes from other ports.
@@ -68,7 +72,7 @@ impl Nat {
 
     /// A datagram goes out to `to`: the address that it comes from there.
     pub fn outbound(&mut self, now: u64, to: SocketAddr) -> SocketAddr {
-        let key = (self.kind == Kind::Symmetric).then_some(to);
+        let key = (to.is_ipv6(), (self.kind == Kind::Symmetric).then_some(to));
         let idle = |mapping: &Mapping| {
             self.kind != Kind::Open && now.saturating_sub(mapping.used) > self.timeout
         };
@@ -76,7 +80,8 @@ impl Nat {
             self.mappings.remove(&key);
             self.rebindings += 1;
         }
-        let (ip, next_port) = (self.ip, &mut self.next_port);
+        let ip = if to.is_ipv6() { self.ip6 } else { self.ip };
+        let next_port = &mut self.next_port;
         let mapping = self.mappings.entry(key).or_insert_with(|| {
             let outside = SocketAddr::new(ip, *next_port);
             *next_port += 1;

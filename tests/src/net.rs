@@ -96,6 +96,17 @@ pub struct Link {
     pub rate: u64,
     /// Bytes that wait at most for their turn; beyond them datagrams are lost.
     pub queue: u64,
+    /// The IP family that it does not carry.
+    pub without: Option<Family>,
+}
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 impl Link {
@@ -110,6 +121,7 @@ impl Link {
         mtu: 65_535,
         rate: 0,
         queue: 0,
+        without: None,
     };
 
     /// Lets nothing pass.
@@ -133,6 +145,17 @@ impl Link {
             mtu: [1_280, 1_400, 1_500, 9_000, 65_535][rng.index(5)],
             rate: [0, 0, 30_000, 200_000][rng.index(4)],
             queue: rng.range(10_000..=200_000),
+            without: [None, None, None, Some(Family::V4), Some(Family::V6)][rng.index(5)],
+        }
+    }
+
+    /// Whether it carries nothing to or from an address.
+    #[must_use]
+    pub const fn lacks(&self, address: SocketAddr) -> bool {
+        match self.without {
+            None => false,
+            Some(Family::V4) => address.is_ipv4(),
+            Some(Family::V6) => address.is_ipv6(),
         }
     }
 
@@ -189,7 +212,7 @@ pub struct Heard {
 }
 
 /// Datagrams that the attacker remembers.
-const HEARD: usize = 512;
+const HEARD: usize = 20_000;
 
 /// All links, and the attacker beside them.
 #[derive(Debug)]
@@ -270,6 +293,13 @@ impl Net {
     /// Everything that the attacker still knows.
     pub fn heard(&self) -> impl Iterator<Item = &Heard> {
         self.heard.iter()
+    }
+
+    /// An address of an attacker who sends on what others send.
+    pub fn forwarder(&mut self) -> SocketAddr {
+        self.attackers += 1;
+        let [_, high, middle, low] = self.attackers.to_be_bytes();
+        (IpAddr::V4(Ipv4Addr::new(172, high, middle, low)), 6666).into()
     }
 
     /// An address that hosts no machine and never will.

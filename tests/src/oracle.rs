@@ -9,7 +9,7 @@ use clawchat_core::limits::{DATAGRAM_BASE, DATAGRAM_MIN};
 use clawchat_core::wire::header::PacketType;
 use clawchat_core::wire::message::{Chat, ErrorCode, ReceiptState};
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Who emitted or told something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub enum Who {
 /// Nothing, or a complaint.
 pub type Verdict = Result<(), String>;
 
-fn ensure(holds: bool, complaint: impl FnOnce() -> String) -> Verdict {
+pub(crate) fn ensure(holds: bool, complaint: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(complaint()) }
 }
 
@@ -85,8 +85,9 @@ impl Chats {
 
     fn check(&self, chat: &Chat) -> Result<&Sent, String> {
         let key = (chat.from.clone(), chat.id);
-        let sent = self.sent.get(&key).ok_or_else(|| format!("chat {chat:?} was never sent"))?;
-        ensure(sent.text == chat.text, || format!("chat {} was altered", chat.id))?;
+        let sent =
+            self.sent.get(&key).ok_or_else(|| format!("oracle 2: chat {chat:?} was never sent"))?;
+        ensure(sent.text == chat.text, || format!("oracle 2: chat {} was altered", chat.id))?;
         Ok(sent)
     }
 
@@ -101,16 +102,19 @@ impl Chats {
         let sent = self.check(chat)?;
         let (writer, order, late) = (sent.writer, sent.order, sent.late);
         let meant = sent.to.iter().any(|name| name == member);
-        ensure(meant, || format!("chat {} was shown to {member}", chat.id))?;
+        ensure(meant, || format!("oracle 2: chat {} was shown to {member}", chat.id))?;
         let once = self.shown.insert((reader, chat.from.clone(), chat.id));
-        ensure(once, || format!("chat {} was shown twice to {member}", chat.id))?;
+        ensure(once, || format!("oracle 2: chat {} was shown twice to {member}", chat.id))?;
         self.reached.insert((member.to_string(), chat.from.clone(), chat.id));
         if late {
             return Ok(());
         }
         let newest = self.newest.insert((reader, writer), order);
         ensure(newest.is_none_or(|newest| newest < order), || {
-            format!("chat {} of {} was shown to {member} after a later one", chat.id, chat.from)
+            format!(
+                "oracle 2: chat {} of {} was shown to {member} after a later one",
+                chat.id, chat.from
+            )
         })
     }
 
@@ -124,7 +128,7 @@ impl Chats {
         }
         self.check(chat)?;
         let once = self.by_server.insert((chat.from.clone(), chat.id));
-        ensure(once, || format!("chat {} was told twice at the server", chat.id))
+        ensure(once, || format!("oracle 2: chat {} was told twice at the server", chat.id))
     }
 
     /// A chat was refused with an error.
@@ -154,13 +158,15 @@ impl Chats {
         durable: bool,
     ) -> Verdict {
         let known = self.sent.contains_key(&(author.to_string(), id));
-        ensure(known, || format!("receipt for chat {id} that {author} never sent"))?;
-        ensure(durable, || format!("receipt {state:?} for chat {id} that is not durable"))?;
+        ensure(known, || format!("oracle 2: receipt for chat {id} that {author} never sent"))?;
+        ensure(durable, || {
+            format!("oracle 2: receipt {state:?} for chat {id} that is not durable")
+        })?;
         let reached = by == "server"
             || self.is_exempt(by)
             || self.reached.contains(&(by.into(), author.into(), id));
         ensure(state != ReceiptState::Delivered || reached, || {
-            format!("chat {id} of {author} counts as delivered to {by}, who never saw it")
+            format!("oracle 2: chat {id} of {author} counts as delivered to {by}, who never saw it")
         })
     }
 
@@ -175,7 +181,7 @@ impl Chats {
             }
             for name in sent.to.iter().filter(|name| readers.contains(*name)) {
                 let reached = self.reached.contains(&(name.clone(), from.clone(), *id));
-                ensure(reached, || format!("chat {id} of {from} never reached {name}"))?;
+                ensure(reached, || format!("oracle 2: chat {id} of {from} never reached {name}"))?;
             }
         }
         Ok(())
@@ -197,9 +203,9 @@ impl Chats {
 /// What goes over the wire: no IV twice, silence towards strangers and after a wipe.
 #[derive(Debug, Default)]
 pub struct Wire {
-    by_iv: BTreeMap<[u8; 12], u64>,
+    by_iv: HashMap<[u8; 12], u64>,
     /// By message id, which is the encrypted sequence number.
-    by_id: BTreeMap<[u8; 16], u64>,
+    by_id: HashMap<[u8; 16], u64>,
     /// Replies that the present run of the server gave to hellos.
     replies: BTreeMap<u64, u64>,
     /// Acks of signals.
@@ -225,9 +231,9 @@ impl Last {
         let known = match kind(datagram) {
             Some(PacketType::CompromisedAck) => self.ack.get_or_insert(hash),
             Some(PacketType::Compromised) if signals => self.signal.get_or_insert(hash),
-            other => return Err(format!("a packet of type {other:?} after the wipe")),
+            other => return Err(format!("oracle 8: a packet of type {other:?} after the wipe")),
         };
-        ensure(*known == hash, || "another signal or ack after the wipe".to_string())
+        ensure(*known == hash, || "oracle 8: another signal or ack after the wipe".to_string())
     }
 }
 
@@ -238,19 +244,21 @@ impl Wire {
     /// A complaint.
     pub fn emitted(&mut self, from: Who, to: SocketAddr, datagram: &[u8]) -> Verdict {
         let sized = datagram.len() >= DATAGRAM_MIN && datagram.len().is_multiple_of(16);
-        ensure(sized, || format!("a datagram of {} bytes", datagram.len()))?;
+        ensure(sized, || format!("oracle 1: a datagram of {} bytes", datagram.len()))?;
         let iv = *datagram[26..].first_chunk().ok_or("no IV")?;
         let copy = self.is_genuine(datagram);
         let before = *self.by_iv.entry(iv).or_insert_with(|| hash(datagram));
-        ensure(before == hash(datagram), || format!("two datagrams with the IV {iv:02x?}"))?;
+        ensure(before == hash(datagram), || {
+            format!("oracle 1: two datagrams with the IV {iv:02x?}")
+        })?;
         let id = *datagram[1..].first_chunk().ok_or("no message id")?;
         let before = *self.by_id.entry(id).or_insert_with(|| hash(datagram));
-        ensure(before == hash(datagram), || "two datagrams with one number".to_string())?;
+        ensure(before == hash(datagram), || "oracle 1: two datagrams with one number".to_string())?;
         if is_attacker(to) {
             let ack =
                 self.signallers.contains(&to) && kind(datagram) == Some(PacketType::CompromisedAck);
             let asked = self.open == Some(to) || ack;
-            ensure(asked, || format!("a datagram to a stranger, {to}"))?;
+            ensure(asked, || format!("oracle 6: a datagram to a stranger, {to}"))?;
         }
         let last = match from {
             Who::Client(process) => self.wiped.get_mut(&process).map(|last| (last, false)),
@@ -285,9 +293,11 @@ impl Wire {
             self.signallers.insert(to);
         }
         let Some(reply) = replies.first() else { return Ok(()) };
-        ensure(replies.len() == 1, || format!("{} replies to one datagram", replies.len()))?;
+        ensure(replies.len() == 1, || {
+            format!("oracle 6: {} replies to one datagram", replies.len())
+        })?;
         ensure(reply.len() <= datagram.len(), || {
-            format!("a reply of {} bytes to {} bytes", reply.len(), datagram.len())
+            format!("oracle 6: a reply of {} bytes to {} bytes", reply.len(), datagram.len())
         })?;
         let (memory, fits) = match kind(reply) {
             Some(PacketType::KeyRotation | PacketType::Error) if genuine && is_hello(datagram) => {
@@ -296,9 +306,11 @@ impl Wire {
             Some(PacketType::CompromisedAck) => (&mut self.acks, signal),
             _ => (&mut self.acks, false),
         };
-        ensure(fits, || format!("a reply of type {:?} to what did not open", kind(reply)))?;
+        ensure(fits, || {
+            format!("oracle 6: a reply of type {:?} to what did not open", kind(reply))
+        })?;
         let known = *memory.entry(hash(datagram)).or_insert_with(|| hash(reply));
-        ensure(known == hash(reply), || "a copy drew another reply".to_string())
+        ensure(known == hash(reply), || "oracle 12: a copy drew another reply".to_string())
     }
 
     /// The server forgot all hellos.
@@ -339,7 +351,7 @@ impl Epochs {
     /// A complaint.
     pub fn connected(&mut self, who: Who, session: u64, epoch: Epoch) -> Verdict {
         self.0.insert((who, session), epoch);
-        ensure(epoch == Epoch(1), || format!("{who:?} begins in epoch {epoch}"))
+        ensure(epoch == Epoch(1), || format!("oracle 3: {who:?} begins in epoch {epoch}"))
     }
 
     /// A session is in another epoch.
@@ -349,7 +361,7 @@ impl Epochs {
     pub fn rotated(&mut self, who: Who, session: u64, epoch: Epoch) -> Verdict {
         let before = self.0.insert((who, session), epoch);
         ensure(before.map(Epoch::next) == Some(epoch), || {
-            format!("{who:?} goes from epoch {before:?} to {epoch}")
+            format!("oracle 3: {who:?} goes from epoch {before:?} to {epoch}")
         })
     }
 }
@@ -367,7 +379,7 @@ pub fn honest_end(who: Who, reason: &CloseReason) -> Verdict {
         CloseReason::Goodbye | CloseReason::Idle | CloseReason::Unreachable => true,
         CloseReason::Wiped | CloseReason::KeysWorn => true,
     };
-    ensure(fair, || format!("{who:?} ended with {reason:?}"))
+    ensure(fair, || format!("oracle 2: {who:?} ended with {reason:?}"))
 }
 
 /// A file connects only while it is not retired.
@@ -376,7 +388,7 @@ pub fn honest_end(who: Who, reason: &CloseReason) -> Verdict {
 /// A complaint.
 pub fn may_connect(started: u64, retired: Option<u64>) -> Verdict {
     ensure(retired.is_none_or(|retired| started <= retired), || {
-        "a retired security file connected".to_string()
+        "oracle 8: a retired security file connected".to_string()
     })
 }
 

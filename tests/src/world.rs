@@ -10,6 +10,7 @@ use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
 use crate::nat::{Kind, Nat};
 use crate::net::{Link, Net, Rng, Way};
 use crate::oracle::{Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kind, may_connect};
+use crate::sessions::Sessions;
 use crate::transcript::{Transcript, digest};
 use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
@@ -27,11 +28,13 @@ use clawchat_core::transport::path::Path;
 use clawchat_core::wire::header::PacketType;
 use clawchat_core::wire::message::{LOBBY, ReceiptState, Recipient, SERVER_MEMBER};
 use clawchat_core::wire::secfile::{PortSchedule, SecurityFile};
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the server is.
 pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Where it is for those who have IPv6.
+pub const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 /// Its port, unless its ports are scheduled.
 pub const SERVER_PORT: u16 = 54_321;
 /// The wall clock of a machine without skew when the world begins.
@@ -84,6 +87,8 @@ pub struct Setup {
     pub key_limits: KeyLimits,
     /// Whether clients are behind address translators.
     pub nat: bool,
+    /// Whether clients know the server by IPv6 too.
+    pub dual: bool,
     /// How to run this again.
     pub rerun: String,
     /// Lines of the transcript that the report of a failure shows.
@@ -104,6 +109,7 @@ impl Setup {
             interval: 3600,
             key_limits: KeyLimits::default(),
             nat: false,
+            dual: false,
             rerun: "cargo test -p clawchat-tests".to_string(),
             lines: 100,
         }
@@ -225,13 +231,15 @@ pub struct Oracles {
     pub wire: Wire,
     /// Epochs.
     pub epochs: Epochs,
+    /// Sessions.
+    pub sessions: Sessions,
     complaint: Option<String>,
     /// Receipts that are judged once all readers have told what they saw.
     receipts: Vec<(String, ChatId, ReceiptState, String)>,
 }
 
 impl Oracles {
-    fn judge(&mut self, verdict: Verdict) {
+    pub(crate) fn judge(&mut self, verdict: Verdict) {
         if let Err(complaint) = verdict {
             self.complaint.get_or_insert(complaint);
         }
@@ -241,7 +249,7 @@ impl Oracles {
 /// The world.
 #[derive(Debug)]
 pub struct World {
-    setup: Setup,
+    pub(crate) setup: Setup,
     now: u64,
     /// Chance, for whoever plays in this world.
     pub rng: Rng,
@@ -275,6 +283,11 @@ pub struct World {
     pub faults: BTreeMap<&'static str, u64>,
     /// Datagrams handed to the present run of the server.
     taken: BTreeSet<u64>,
+    /// Datagrams handed to clients that had a session.
+    taken_by_clients: BTreeSet<u64>,
+    /// Attackers who send on a copy of all that a client sends, faster than the network, and bring it
+    /// what comes back.
+    pub(crate) forwarders: BTreeMap<Process, SocketAddr>,
     out: Vec<u8>,
 }
 
@@ -283,7 +296,8 @@ impl World {
     #[must_use]
     pub fn new(setup: Setup) -> Self {
         let mut rng = Rng::new(setup.seed);
-        let clock = Clock { origin: rng.below(1 << 40), ahead: 0, drift: 0 };
+        let drift = rng.range(0..=200).cast_signed() - 100;
+        let clock = Clock { origin: rng.below(1 << 40), ahead: 0, drift };
         let transcript = Transcript::new(setup.lines);
         let mut world = Self {
             setup,
@@ -306,6 +320,8 @@ impl World {
             given_up: BTreeSet::new(),
             faults: BTreeMap::new(),
             taken: BTreeSet::new(),
+            taken_by_clients: BTreeSet::new(),
+            forwarders: BTreeMap::new(),
             out: vec![0; DATAGRAM_MAX],
         };
         world.start_server();
@@ -396,6 +412,14 @@ impl World {
         }
     }
 
+    /// Sets a client's wall clock to so much ahead, milliseconds.
+    pub fn set_clock(&mut self, process: Process, ahead: i64) {
+        self.fault("clock step");
+        self.line(format!("the clock of {process:?} is set to {ahead} ms"));
+        let host = self.clients[process.0].host.as_mut();
+        host.into_iter().for_each(|host| host.clock.ahead = ahead);
+    }
+
     /// A client's translator forgets all mappings.
     pub fn rebind(&mut self, process: Process) {
         self.fault("rebinding");
@@ -429,6 +453,7 @@ impl World {
             let verdict = self.oracles.chats.receipt(&author, id, state, &by, durable);
             self.oracles.judge(verdict);
         }
+        self.look();
         if let Some(complaint) = self.oracles.complaint.clone() {
             self.fail(&complaint);
         }
@@ -734,6 +759,7 @@ impl World {
         self.transcript.bytes(datagram);
         let verdict = self.oracles.wire.emitted(from, to, datagram);
         self.oracles.judge(verdict);
+        self.account(from, to, datagram.len());
         if let Some(tap) = &mut self.tap {
             tap.push(Emission { at: self.now, from, to, datagram: datagram.to_vec() });
         }
@@ -743,18 +769,25 @@ impl World {
         let to = path.remote;
         self.emitted(Who::Server, to, &datagram);
         let bound = self.server.ports.iter().find(|(_, port)| **port == path.port);
-        let Some((number, _)) = bound else {
+        let Some(number) = bound.map(|(number, _)| *number) else {
             self.fail("the server sends by a port that is not bound");
         };
-        let from = (SERVER_IP, *number).into();
         if self.to_eve(to, &datagram) {
+            return;
+        }
+        let ip = if to.is_ipv6() { SERVER_IP6 } else { SERVER_IP };
+        let from = (ip, number).into();
+        self.judge_unproven(to, datagram.len());
+        if let Some((process, own)) = self.forwarded(to) {
+            self.carry(process, Way::Down, from, own, &datagram);
             return;
         }
         let Some(process) = self.addresses.get(&to).copied() else { return };
         let file = self.clients[process.0].file;
         let kept = file.is_some_and(|file| self.disk.retired_at(file).is_some());
         if kind(&datagram) == Some(PacketType::CompromisedAck) && !kept {
-            self.oracles.judge(Err("an ack before the retirement is durable".to_string()));
+            self.oracles
+                .judge(Err("oracle 8: an ack before the retirement is durable".to_string()));
         }
         self.carry(process, Way::Down, from, to, &datagram);
     }
@@ -767,6 +800,12 @@ impl World {
         let from = self.clients[process.0].nat.outbound(self.now, path.remote);
         self.clients[process.0].address = Some(from);
         self.addresses.insert(from, process);
+        if let Some(forwarder) = self.forwarders.get(&process).copied() {
+            // It is closer to the server than the client.
+            let (at, to) = (self.now + self.net.link(process, Way::Up).delay / 2, path.remote);
+            let datagram = datagram.clone();
+            self.push(at, Happening::Arrive { to, from: forwarder, datagram });
+        }
         self.carry(process, Way::Up, from, path.remote, &datagram);
     }
 
@@ -779,6 +818,9 @@ impl World {
         datagram: &[u8],
     ) {
         let link: Link = self.net.link(process, way);
+        if link.lacks(to) {
+            return;
+        }
         for (after, datagram) in link.carry(&mut self.rng, datagram) {
             let len = datagram.len();
             let Some(turn) = self.net.enqueue(process, way, self.now, len) else { continue };
@@ -787,7 +829,7 @@ impl World {
     }
 
     fn arrive(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
-        if to.ip() == SERVER_IP {
+        if to.ip() == SERVER_IP || to.ip() == SERVER_IP6 {
             self.arrive_at_server(to.port(), from, datagram);
         } else if let Some(process) = self.addresses.get(&to).copied() {
             let (now, node) = (self.now, &mut self.clients[process.0]);
@@ -806,6 +848,14 @@ impl World {
             self.silent_client(process, remote, datagram);
             return;
         }
+        // What its session has had is not to have any effect again.
+        let in_session = self.client_machine(process).is_some_and(|c| c.connection_id().is_some());
+        let digest = digest(3 + process.0 as u64, &datagram);
+        if in_session && !self.taken_by_clients.insert(digest) {
+            self.silent_client(process, remote, datagram);
+            return;
+        }
+        self.account(Who::Client(process), remote, datagram.len());
         let path = Path::new(PortId(0), remote);
         self.with_client(process, |client, now| client.handle_datagram(now, path, &mut datagram));
     }
@@ -850,11 +900,12 @@ impl World {
         for output in &outputs {
             match output {
                 Output::Datagram(to, reply) if *to == path => replies.push(reply.clone()),
-                _ => self.fail(&format!("{who:?} reacts to a copy or forgery: {output:?}")),
+                _ => self
+                    .fail(&format!("oracle 12: {who:?} reacts to a copy or forgery: {output:?}")),
             }
         }
         if moved {
-            self.fail(&format!("the deadline of {who:?} moves by a copy or forgery"));
+            self.fail(&format!("oracle 12: the deadline of {who:?} moves by a copy or forgery"));
         }
         self.oracles.wire.watch(remote);
         self.client_outputs(process, outputs);
@@ -867,6 +918,7 @@ impl World {
         let Some(port) = self.server.ports.get(&number).copied() else { return };
         let path = Path::new(port, from);
         let genuine = self.oracles.wire.is_genuine(&datagram);
+        self.oracles.sessions.received(from, datagram.len());
         let machine = self.server_machine();
         if machine.is_some_and(|server| !server.open_ports().contains(&number)) {
             // It is drained unread: to send it again later is no replay.
@@ -878,6 +930,7 @@ impl World {
             self.net.hear((SERVER_IP, number).into(), &datagram);
         }
         if fresh && !is_hello(&datagram) {
+            self.account(Who::Server, from, datagram.len());
             self.with_server(|server, now| server.handle_datagram(now, path, &mut datagram));
         } else {
             self.watched_server(path, datagram);
@@ -899,11 +952,13 @@ impl World {
             match output {
                 Output::Datagram(to, reply) if *to == path => replies.push(reply.clone()),
                 Output::Event(server::Event::Audit(_) | server::Event::Alert(_)) => {}
-                _ => self.fail(&format!("the server reacts to a copy or forgery: {output:?}")),
+                _ => self.fail(&format!(
+                    "oracle 12: the server reacts to a copy or forgery: {output:?}"
+                )),
             }
         }
         if moved && replies.is_empty() {
-            self.fail("the server's deadline moves by a copy or forgery");
+            self.fail("oracle 12: the server's deadline moves by a copy or forgery");
         }
         self.oracles.wire.watch(path.remote);
         self.server_outputs(outputs);
@@ -916,12 +971,15 @@ impl World {
     /// The attacker sends a datagram to the server from an address of his own; what it replies.
     pub fn attack(&mut self, datagram: Vec<u8>) -> Vec<Vec<u8>> {
         let remote = self.net.attacker();
-        let Some(port) = self.server.ports.values().next().copied() else { return Vec::new() };
+        let present = self.server_machine().and_then(Server::port);
+        let port = present.and_then(|number| self.server.ports.get(&number).copied());
+        let Some(port) = port else { return Vec::new() };
         let taken = self.taken.contains(&digest(2, &datagram));
         if self.oracles.wire.is_genuine(&datagram) && !is_hello(&datagram) && !taken {
             // It never arrived: that is no replay but a late delivery from elsewhere.
             return Vec::new();
         }
+        self.oracles.sessions.received(remote, datagram.len());
         let replies = self.watched_server(Path::new(port, remote), datagram);
         self.check();
         replies
@@ -931,7 +989,9 @@ impl World {
     pub fn attack_client(&mut self, process: Process, from_server: bool, datagram: Vec<u8>) {
         let server = (SERVER_IP, self.port().unwrap_or(SERVER_PORT)).into();
         let remote = if from_server { server } else { self.net.attacker() };
-        if from_server && self.oracles.wire.is_genuine(&datagram) {
+        let known = self.taken_by_clients.contains(&digest(3 + process.0 as u64, &datagram));
+        if from_server && self.oracles.wire.is_genuine(&datagram) && !known {
+            // It never arrived: that is no replay but a late delivery.
             return;
         }
         self.silent_client(process, remote, datagram);
@@ -1032,6 +1092,7 @@ impl World {
         self.server.run += 1;
         self.disk.server_crashed();
         self.oracles.wire.server_restarted();
+        self.oracles.sessions.server_restarted();
         self.taken.clear();
         // What was not retired durably counts again.
         for node in &self.clients {
@@ -1109,7 +1170,10 @@ impl World {
                 self.oracles.judge(verdict);
                 let durable = self.disk.has_chat(&chat.from, chat.id);
                 if !durable {
-                    self.oracles.judge(Err(format!("chat {} is told before it is safe", chat.id)));
+                    self.oracles.judge(Err(format!(
+                        "oracle 2: chat {} is told before it is safe",
+                        chat.id
+                    )));
                 }
             }
             server::Event::Compromised { member, .. } => self.silence(&member.clone()),
@@ -1205,7 +1269,7 @@ impl World {
         let timeout = self.rng.range(30_000_000..=120_000_000);
         let config = ClientConfig {
             file: content,
-            addresses: vec![SERVER_IP],
+            addresses: if self.setup.dual { vec![SERVER_IP, SERVER_IP6] } else { vec![SERVER_IP] },
             port: None,
             reconnect,
             key_limits: self.setup.key_limits,
@@ -1261,6 +1325,12 @@ impl World {
         let node = &mut self.clients[process.0];
         (node.host, node.connected) = (None, false);
         self.check();
+    }
+
+    /// Whether the driver of a client is late.
+    #[must_use]
+    pub fn is_lazy(&self, process: Process) -> bool {
+        self.clients[process.0].host.as_ref().is_some_and(|host| host.lazy.is_some())
     }
 
     /// A client's process.
@@ -1420,13 +1490,15 @@ impl World {
         self.disk.faults = crate::disk::DiskFaults::default();
         self.server.ports_taken = 0;
         self.wipe_fails = 0;
+        self.forwarders.clear();
         self.server.clock.ahead = 0;
         if let Some(host) = &mut self.server.host {
             host.clock.ahead = 0;
         }
-        let (now, mut sleepers) = (self.now, Vec::new());
+        // They wake in a moment, and what is due is done before anything else.
+        let (now, mut sleepers) = (self.now + 1, Vec::new());
         for (index, node) in self.clients.iter_mut().enumerate() {
-            if core::mem::take(&mut node.asleep_until) > now
+            if core::mem::replace(&mut node.asleep_until, now) > now
                 && let Some(host) = &mut node.host
             {
                 host.armed = Some(now);

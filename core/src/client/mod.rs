@@ -410,7 +410,7 @@ impl Client {
             State::Binding | State::Wiped(None) | State::Closed => None,
         };
         let op = self.ops.deadline().map(|at| (Timer::Completion, at));
-        let port = self.next_port.map(|next| (Timer::PortRotation, next.opens));
+        let port = self.next_port.and_then(|next| Some((Timer::PortRotation, next.ask_at()?)));
         let chat = self.chats.wake_at.map(|at| (Timer::Pacing, at));
         let in_session = matches!(&self.state, State::InSession(session, _) if session.is_open());
         let [port, chat] = [port, chat].map(|timer| timer.filter(|_| in_session));

@@ -29,11 +29,20 @@ impl ServerClock {
     }
 }
 
-/// A port that the server was announced to open.
+/// The port that the server announced last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextPort {
     number: u16,
-    pub(super) opens: Instant,
+    opens: Instant,
+    /// Whether the server is asked for there.
+    asked: bool,
+}
+
+impl NextPort {
+    /// When the server is to be asked for there, if it is not yet.
+    pub(super) fn ask_at(self) -> Option<Instant> {
+        (!self.asked).then_some(self.opens)
+    }
 }
 
 /// How far a renewed security file is on its way to the disk.
@@ -69,15 +78,13 @@ impl Client {
         if let Some(file) = file {
             self.renew(now, Box::new(file));
         }
-        let State::InSession(session, _) = &self.state else { return };
-        if session.path().remote.port() == announced.new_port {
-            self.next_port = None;
-            return;
-        }
         let clock = self.server_clock;
         let opens = clock.map_or(now.mono, |clock| clock.when(announced.opens_at));
-        self.next_port = Some(NextPort { number: announced.new_port, opens });
-        self.follow_port(now);
+        // The present port, told with a renewed file, takes nothing back of what is to come.
+        if self.next_port.is_none_or(|next| next.asked || next.opens <= opens) {
+            self.next_port = Some(NextPort { number: announced.new_port, opens, asked: false });
+            self.follow_port(now);
+        }
     }
 
     /// Asks at the announced port, once it opens, whether the server is there; and at its other
@@ -86,12 +93,14 @@ impl Client {
         let State::InSession(session, _) = &mut self.state else { return };
         // A server whose clock was set may be there earlier.
         let silent = session.is_silent();
-        if let Some(next) = self.next_port.filter(|next| silent || next.opens <= now.mono) {
-            self.next_port = None;
+        let due = |next: &&mut NextPort| !next.asked && (silent || next.opens <= now.mono);
+        if let Some(next) = self.next_port.as_mut().filter(due) {
+            next.asked = true;
             let remote = SocketAddr::new(session.path().remote.ip(), next.number);
             session.aim(now.mono, Path::new(PORT, remote));
         }
-        session.look_around(now.mono, &self.addresses);
+        let announced = self.next_port.filter(|next| next.asked).map(|next| next.number);
+        session.look_around(now.mono, &self.addresses, announced);
     }
 
     fn renew(&mut self, now: Now, file: Box<SecurityFile>) {

@@ -81,6 +81,8 @@ pub struct SessionStatus {
     pub since: UnixMs,
     /// Round-trip time, once measured.
     pub rtt: Option<Duration>,
+    /// Probe timeout, without back-off (RFC 9002 6.2.1).
+    pub pto: Duration,
 }
 
 impl Server {
@@ -223,6 +225,7 @@ impl Server {
                 epochs_held: entry.session.epochs_held(),
                 since: entry.established?.wall,
                 rtt: entry.session.rtt(),
+                pto: entry.session.pto(),
             })
         };
         self.sessions.iter().filter_map(status).collect()

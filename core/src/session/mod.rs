@@ -157,6 +157,11 @@ impl Session {
         self.phase.transport()?.recovery.rtt.smoothed()
     }
 
+    /// The probe timeout, without back-off; zero once there are no keys.
+    pub(crate) fn pto(&self) -> Duration {
+        self.phase.transport().map_or(Duration::ZERO, |transport| transport.recovery.rtt.pto())
+    }
+
     /// Bytes of datagrams sealed and opened.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         self.phase.transport().map_or(self.traffic, Transport::traffic)
@@ -210,7 +215,11 @@ impl Session {
         self.phase.establish();
         self.rotation.complete(epoch);
         if epoch == Epoch(1) {
-            self.rehome(path);
+            // A server's path is that of the packet which establishes the session; a client has taken
+            // the one that the answer came by, and any other is to be proven.
+            if self.side == Side::Server {
+                self.rehome(path);
+            }
             self.events.push_back(SessionEvent::Established);
         } else {
             self.events.push_back(SessionEvent::KeysRotated(epoch));

@@ -57,18 +57,21 @@ impl Session {
         self.phase.transport().is_some_and(|t| t.recovery.pto_count() >= SILENT_PTOS)
     }
 
-    /// Client: while the server is silent at the present address, it is asked at its others
-    /// (PROTOCOL 6).
-    pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr]) {
+    /// Client: while the server is silent at the present address, it is asked at its others, and at the
+    /// port that it announced last (PROTOCOL 6).
+    pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr], port: Option<u16>) {
         let Some(transport) = self.phase.transport_mut() else { return };
         let home = transport.paths.home();
         if transport.recovery.pto_count() < SILENT_PTOS {
             transport.paths.stay();
             return;
         }
-        for ip in addresses.iter().filter(|ip| **ip != home.remote.ip()) {
-            let remote = SocketAddr::new(*ip, home.remote.port());
-            transport.paths.aim(now, Path { remote, ..home }, true);
+        let present = home.remote.port();
+        for ip in addresses {
+            for port in core::iter::once(present).chain(port.filter(|port| *port != present)) {
+                let remote = SocketAddr::new(*ip, port);
+                transport.paths.aim(now, Path { remote, ..home }, true);
+            }
         }
     }
 }

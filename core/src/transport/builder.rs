@@ -24,7 +24,7 @@ pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Opti
             return Some((path, seal(transport, now, PacketType::Pong, out, len, None)));
         }
     }
-    if let Some((path, data)) = transport.paths.poll() {
+    if let Some((path, data)) = transport.paths.poll(transport.pace(now.mono)) {
         let len = lone(out, |writer| write_challenge(writer, &data));
         return Some((path, seal(transport, now, PacketType::Ping, out, len, None)));
     }

@@ -250,7 +250,7 @@ impl RecvChannel {
 impl Incoming {
     fn take(&mut self, fragment: &Fragment<'_>) -> Result<(), Violation> {
         let range = fragment.offset..fragment.offset + fragment.bytes.len() as u64;
-        for have in self.have.iter() {
+        for have in self.have.overlapping(range.clone()) {
             let both = have.start.max(range.start)..have.end.min(range.end);
             if !both.is_empty() {
                 let known = &self.bytes[index_of(both.start)..index_of(both.end)];

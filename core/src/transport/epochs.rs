@@ -169,13 +169,14 @@ impl Epochs {
         previous || self.current.is_worn(now, self.limits)
     }
 
-    /// When keys are too old: the session ends (PROTOCOL 5.1).
+    /// When keys are too old, or at once when they have served too much: the session ends (PROTOCOL
+    /// 5.1).
     pub(crate) fn worn_at(&self) -> Instant {
-        let since = match &self.previous {
-            Some(Previous::Whole(previous)) => previous.since,
-            Some(Previous::ReceiveOnly(_)) | None => self.current.since,
+        let oldest = match &self.previous {
+            Some(Previous::Whole(previous)) => previous,
+            Some(Previous::ReceiveOnly(_)) | None => &self.current,
         };
-        since + EPOCH_AGE_MAX
+        if self.is_worn(oldest.since) { oldest.since } else { oldest.since + EPOCH_AGE_MAX }
     }
 
     /// Seals the plaintext at `out[38..]` in `epoch`, which the peer may still be in: the number it

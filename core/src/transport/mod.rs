@@ -194,7 +194,7 @@ impl Transport {
                 Frame::Padding => {}
                 Frame::Response(data) => {
                     // What follows from it is seen by `take_move`.
-                    let _moved = self.paths.answered(now, path, &data);
+                    let _moved = self.paths.answered(self.pace(now), path, &data);
                 }
                 Frame::Ack(ack) => self.acknowledged(now, &ack)?,
                 Frame::Message(fragment) => self.receiving.fragment(kind, &fragment)?,
@@ -203,7 +203,7 @@ impl Transport {
                 Frame::Chunk { transfer, .. } => inbox.chunk = Some(transfer),
             }
         }
-        if let Some(data) = challenge {
+        if let Some(data) = challenge.filter(|_| !self.paths.is_left(path)) {
             if self.responses.len() >= RESPONSES {
                 self.responses.pop_front();
             }

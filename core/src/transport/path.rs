@@ -48,8 +48,13 @@ impl Transmit {
 /// Longest pause between two challenges of a path that this side wants to move to.
 const GOAL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
+/// Longest time that a path is not doubted again after the old one was proven to be in use.
+const REFUTED_MAX: Duration = Duration::from_secs(5);
+
 /// Probes that wait to be sent.
 const OUTBOX: usize = 64;
+/// Probes of one candidate: those of its path, and two of the old one.
+const CANDIDATE_PROBES: usize = PATH_PROBES as usize + 2;
 
 /// What a path's fate is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +77,25 @@ struct Old {
     challenges: [[u8; 8]; 2],
     /// When the second one goes.
     again_at: Option<Instant>,
+    /// Those that have left, of which the last begins the wait.
+    sent: u32,
     /// When silence means that nobody is there any more.
     silent_at: Instant,
+}
+
+impl Old {
+    /// When the wait for an answer is over, once both challenges have left.
+    const fn silent(&self) -> Option<Instant> {
+        if self.sent < 2 { None } else { Some(self.silent_at) }
+    }
+}
+
+/// A path from which copies came while the peer was still at the old one.
+#[derive(Clone, Copy, Debug)]
+struct Refuted {
+    path: Path,
+    times: u32,
+    until: Instant,
 }
 
 /// A path that a packet with the highest number came by, and that is not proven yet.
@@ -113,8 +135,9 @@ pub(crate) struct Paths {
     not_before: Instant,
     goals: VecDeque<Goal>,
     /// Left for a path that this side wanted: what still comes from there does not draw it back, since
-    /// the peer may follow late, or not before it closes the old path.
+    /// the peer may follow late, or not before it closes the old path. A port is left at all addresses.
     left: Option<Path>,
+    refuted: Option<Refuted>,
     outbox: VecDeque<Probe>,
 }
 
@@ -128,6 +151,7 @@ impl Paths {
             not_before: Instant::ZERO,
             goals: VecDeque::new(),
             left: None,
+            refuted: None,
             outbox: VecDeque::new(),
         }
     }
@@ -142,6 +166,7 @@ impl Paths {
     pub(crate) fn set_home(&mut self, path: Path) {
         self.home = path;
         self.candidate = None;
+        self.refuted = None;
         self.goals.retain(|goal| goal.path != path);
     }
 
@@ -164,11 +189,25 @@ impl Paths {
         if path == self.home {
             // The peer still sends from there.
             self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
-        } else if self.candidate.is_none() && self.not_before <= pace.now && self.left != Some(path)
-        {
+        } else if self.candidate.is_none() && self.may_doubt(pace.now, path) {
             self.candidate = Some(self.suspect(pace, path, len, random));
             self.probe_candidate(pace, random);
         }
+    }
+
+    fn may_doubt(&self, now: Instant, path: Path) -> bool {
+        let refuted = self.refuted.filter(|refuted| refuted.path == path && refuted.until > now);
+        let room = self.outbox.len() + CANDIDATE_PROBES <= OUTBOX;
+        self.not_before <= now && refuted.is_none() && !self.is_left(path) && room
+    }
+
+    /// Whether this side went away from there because it wanted to be elsewhere. It does not answer
+    /// there either: the peer would take that for a sign that it is still there.
+    pub(crate) fn is_left(&self, path: Path) -> bool {
+        self.left.is_some_and(|left| {
+            let same_port = left.remote.port() == self.home.remote.port();
+            if same_port { path == left } else { path.remote.port() == left.remote.port() }
+        })
     }
 
     fn suspect(&mut self, pace: Pace, path: Path, len: usize, random: &mut Stream) -> Candidate {
@@ -177,7 +216,7 @@ impl Paths {
             let challenges = [random.array(), random.array()];
             push(&mut self.outbox, self.home, challenges[0]);
             let again = pace.now + pace.rtt.min(pace.pto) / 2;
-            Old { challenges, again_at: Some(again), silent_at: again + pace.pto }
+            Old { challenges, again_at: Some(again), sent: 0, silent_at: again + pace.pto }
         });
         Candidate {
             path,
@@ -227,7 +266,7 @@ impl Paths {
     }
 
     /// A RESPONSE came by `path`; true when the session moved by that.
-    pub(crate) fn answered(&mut self, now: Instant, path: Path, data: &[u8; 8]) -> bool {
+    pub(crate) fn answered(&mut self, pace: Pace, path: Path, data: &[u8; 8]) -> bool {
         let wanted =
             self.goals.iter().any(|goal| goal.path == path && goal.challenges.contains(data));
         if wanted {
@@ -239,18 +278,28 @@ impl Paths {
         let Some(candidate) = &mut self.candidate else { return false };
         if path == candidate.path && candidate.challenges.contains(data) {
             candidate.answered = true;
-        } else if path == self.home
-            && candidate.old.as_ref().is_some_and(|old| old.challenges.contains(data))
-        {
-            self.candidate = None;
+        } else if candidate.old.as_ref().is_some_and(|old| old.challenges.contains(data)) {
+            // By whichever path: who forwards copies may be faster with this one too, and only who is
+            // at the old path knows what was asked there.
+            self.refute(pace);
         }
-        self.settle(now)
+        self.settle(pace.now)
+    }
+
+    /// The peer is still at the old path.
+    fn refute(&mut self, pace: Pace) {
+        let Some(Candidate { path, .. }) = self.candidate.take() else { return };
+        let before = self.refuted.filter(|refuted| refuted.path == path);
+        let times = before.map_or(0, |refuted| refuted.times + 1);
+        let until = pace.now + (pace.pto * (1 << times.min(8))).min(REFUTED_MAX);
+        self.refuted = Some(Refuted { path, times, until });
     }
 
     /// Moves if the candidate is proven and the old path silent.
     fn settle(&mut self, now: Instant) -> bool {
         let proven = |candidate: &&Candidate| {
-            candidate.answered && candidate.old.as_ref().is_none_or(|old| old.silent_at <= now)
+            let silent = |old: &Old| old.silent().is_some_and(|at| at <= now);
+            candidate.answered && candidate.old.as_ref().is_none_or(silent)
         };
         let Some(path) = self.candidate.as_ref().filter(proven).map(|c| c.path) else {
             return false;
@@ -295,14 +344,24 @@ impl Paths {
             // One probe per PTO at first; a port that stays silent is asked ever less often.
             goal.next = pace.now + (pace.pto * (1 << goal.probes.min(4))).min(GOAL_INTERVAL_MAX);
             goal.probes += 1;
-            push(&mut self.outbox, goal.path, challenge);
+            // A driver that drains late is asked again later.
+            if self.outbox.len() + CANDIDATE_PROBES < OUTBOX {
+                push(&mut self.outbox, goal.path, challenge);
+            }
         }
         self.settle(pace.now)
     }
 
-    /// The next CHALLENGE to send.
-    pub(crate) fn poll(&mut self) -> Option<Probe> {
-        self.outbox.pop_front()
+    /// The next CHALLENGE to send. The wait for the old path's answer begins when it leaves, however
+    /// late.
+    pub(crate) fn poll(&mut self, pace: Pace) -> Option<Probe> {
+        let probe = self.outbox.pop_front()?;
+        let old = self.candidate.as_mut().and_then(|candidate| candidate.old.as_mut());
+        if let Some(old) = old.filter(|old| old.challenges.contains(&probe.1)) {
+            old.sent += 1;
+            old.silent_at = old.silent_at.max(pace.now + pace.pto);
+        }
+        Some(probe)
     }
 
     /// When [`Self::on_timeout`] has something to do.
@@ -311,22 +370,17 @@ impl Paths {
         let candidate = self.candidate.as_ref().and_then(|candidate| {
             let old = candidate.old.as_ref();
             let again = old.and_then(|old| old.again_at);
-            let own = if candidate.answered {
-                old.map(|old| old.silent_at)
-            } else {
-                Some(candidate.next)
-            };
+            let own =
+                if candidate.answered { old.and_then(Old::silent) } else { Some(candidate.next) };
             again.into_iter().chain(own).min()
         });
         goals.into_iter().chain(candidate).min()
     }
 }
 
-/// Queues a probe. A driver that drains late loses the oldest, and they are sent anew.
+/// Queues a probe, for which there is room.
 fn push(outbox: &mut VecDeque<Probe>, path: Path, challenge: [u8; 8]) {
-    if outbox.len() >= OUTBOX {
-        outbox.pop_front();
-    }
+    debug_assert!(outbox.len() < OUTBOX, "a candidate begins only with room for all its probes");
     outbox.push_back((path, challenge));
 }
 
@@ -352,7 +406,7 @@ mod tests {
     }
 
     fn probes(paths: &mut Paths) -> Vec<Probe> {
-        core::iter::from_fn(|| paths.poll()).collect()
+        core::iter::from_fn(|| paths.poll(pace(0))).collect()
     }
 
     /// Runs all deadlines up to `ms`.
@@ -374,10 +428,10 @@ mod tests {
         paths.opened(pace(1000), path(0, 2), 6, 64, &mut random);
         let sent = probes(&mut paths);
         assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [path(0, 1), path(0, 2)]);
-        assert!(!paths.answered(pace(1050).now, path(0, 1), &sent[1].1), "by the same path only");
+        assert!(!paths.answered(pace(1050), path(0, 1), &sent[1].1), "by the same path only");
         assert!(!run(&mut paths, 1099, &mut random));
         assert_eq!(probes(&mut paths).len(), 1, "the old path is asked twice");
-        assert!(!paths.answered(pace(1100).now, path(0, 2), &sent[1].1), "the old one may answer");
+        assert!(!paths.answered(pace(1100), path(0, 2), &sent[1].1), "the old one may answer");
         assert!(run(&mut paths, 1000 + 400, &mut random));
         assert_eq!(paths.home(), path(0, 2));
     }
@@ -386,20 +440,37 @@ mod tests {
     fn whoever_forwards_copies_gets_nothing() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
         for round in 0..50 {
-            let start = round * 1000;
-            paths.opened(pace(start), path(0, 66), round + 1, 64, &mut random);
+            // A path that was refuted is left alone for up to 5 s.
+            let start = round * 6000;
+            paths.opened(pace(start), path(0, 66), 2 * round + 1, 64, &mut random);
             let sent = probes(&mut paths);
             assert_eq!(sent.len(), 2);
             // The attacker answers at once, the client a round trip later, over the old path.
-            assert!(!paths.answered(pace(start + 1).now, path(0, 66), &sent[1].1));
+            assert!(!paths.answered(pace(start + 1), path(0, 66), &sent[1].1));
             assert!(!run(&mut paths, start + 100, &mut random));
             // Of the two challenges one may be lost.
             let old = if round % 2 == 0 { sent[0] } else { probes(&mut paths)[0] };
             probes(&mut paths);
-            assert!(!paths.answered(pace(start + 150).now, path(0, 1), &old.1));
+            // What the client answers may be copied too, and be there first.
+            let by = if round % 3 == 0 { path(0, 66) } else { path(0, 1) };
+            assert!(!paths.answered(pace(start + 150), by, &old.1));
+            paths.opened(pace(start + 160), path(0, 66), 2 * round + 2, 64, &mut random);
+            assert!(probes(&mut paths).is_empty(), "not doubted again at once");
             assert!(!run(&mut paths, start + 999, &mut random));
             assert_eq!(paths.home(), path(0, 1));
         }
+    }
+
+    #[test]
+    fn silence_counts_from_the_asking() {
+        let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
+        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
+        // The driver drains only now.
+        run(&mut paths, 700, &mut random);
+        let sent: Vec<_> = core::iter::from_fn(|| paths.poll(pace(700))).collect();
+        let (_, challenge) = sent.iter().find(|(to, _)| *to == path(0, 2)).copied().unwrap();
+        assert!(!paths.answered(pace(701), path(0, 2), &challenge), "the old one may answer yet");
+        assert!(!run(&mut paths, 999, &mut random) && run(&mut paths, 1000, &mut random));
     }
 
     #[test]
@@ -408,7 +479,7 @@ mod tests {
         paths.opened(pace(0), path(1, 1), 1, 64, &mut random);
         let sent = probes(&mut paths);
         assert_eq!(sent.len(), 1);
-        assert!(paths.answered(pace(100).now, path(1, 1), &sent[0].1));
+        assert!(paths.answered(pace(100), path(1, 1), &sent[0].1));
         assert_eq!(paths.home(), path(1, 1));
     }
 
@@ -448,7 +519,7 @@ mod tests {
         paths.aim(pace(0).now, path(0, 2), false);
         run(&mut paths, 0, &mut random);
         let (_, challenge) = probes(&mut paths)[0];
-        assert!(paths.answered(pace(100).now, path(0, 2), &challenge));
+        assert!(paths.answered(pace(100), path(0, 2), &challenge));
         paths.opened(pace(110), path(0, 1), 7, 64, &mut random);
         assert!(probes(&mut paths).is_empty());
         paths.opened(pace(120), path(0, 2), 8, 64, &mut random);
@@ -456,6 +527,22 @@ mod tests {
         assert!(probes(&mut paths).is_empty(), "nor when it follows in part");
         paths.opened(pace(140), path(0, 3), 10, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 1, "another one is a candidate as ever");
+    }
+
+    #[test]
+    fn a_port_is_left_at_all_addresses() {
+        let at = |ip: [u8; 4], port: u16| Path::new(PortId(0), (ip, port).into());
+        let (one, two) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+        let (mut paths, mut random) = (Paths::new(at(one, 4000), false), stream());
+        paths.aim(pace(0).now, at(one, 5000), false);
+        run(&mut paths, 0, &mut random);
+        let (_, challenge) = probes(&mut paths)[0];
+        assert!(paths.answered(pace(100), at(one, 5000), &challenge));
+        // The peer lags at the old port, which it knows under its other address.
+        paths.opened(pace(110), at(two, 4000), 7, 64, &mut random);
+        assert!(probes(&mut paths).is_empty());
+        paths.opened(pace(120), at(two, 5000), 8, 64, &mut random);
+        assert_eq!(probes(&mut paths).len(), 1, "the new port at another address is a candidate");
     }
 
     #[test]
@@ -467,8 +554,8 @@ mod tests {
         let sent = probes(&mut paths);
         assert!((6..30).contains(&sent.len()), "{}", sent.len());
         let (_, last) = sent.iter().rev().find(|(to, _)| *to == path(0, 3)).unwrap();
-        assert!(!paths.answered(pace(5001).now, path(0, 2), last));
-        assert!(paths.answered(pace(5001).now, path(0, 3), last));
+        assert!(!paths.answered(pace(5001), path(0, 2), last));
+        assert!(paths.answered(pace(5001), path(0, 3), last));
         assert!(paths.goals.is_empty());
         paths.aim(pace(6000).now, path(0, 4), true);
         paths.stay();
