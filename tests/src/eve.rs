@@ -64,13 +64,13 @@ impl World {
     }
 
     /// Whether the server's datagrams to this address are for her; then they are on their way.
-    pub(crate) fn to_eve(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
-        let hers = self.eve.is_some() && Hostile::owns(to);
-        if hers {
+    pub(crate) fn goes_to_eve(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
+        let own = self.eve.is_some() && Hostile::owns(to);
+        if own {
             let datagram = datagram.to_vec();
             self.push(self.now() + DELAY, Happening::Eve(Post::Down { to, datagram }));
         }
-        hers
+        own
     }
 
     pub(crate) fn eve_happens(&mut self, post: Post) -> Verdict {

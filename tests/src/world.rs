@@ -772,7 +772,7 @@ impl World {
         let Some(number) = bound.map(|(number, _)| *number) else {
             self.fail("the server sends by a port that is not bound");
         };
-        if self.to_eve(to, &datagram) {
+        if self.goes_to_eve(to, &datagram) {
             return;
         }
         let ip = if to.is_ipv6() { SERVER_IP6 } else { SERVER_IP };

@@ -123,7 +123,7 @@ impl Hostile {
         let ranges: Vec<_> = numbers.map(|number| json!([number, number])).collect();
         let ack = json!({"ack": {"ranges": ranges}});
         for _ in 0..self.rng.range(1..=20) {
-            self.send(index, PacketType::Pong, std::slice::from_ref(&ack));
+            self.send(index, PacketType::Pong, core::slice::from_ref(&ack));
         }
     }
 

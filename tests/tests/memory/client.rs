@@ -85,7 +85,7 @@ impl Bench {
         if client.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
             meter.count(|| client.handle_timeout(now));
         }
-        for op in std::mem::take(&mut self.done) {
+        for op in core::mem::take(&mut self.done) {
             meter.count(|| client.handle_completion(now, op, Outcome::Done));
         }
         if self.now % 1_000_000 < STEP {

@@ -124,7 +124,7 @@ impl Bench {
             meter.count(|| server.handle_timeout(now));
         }
         let mut later = VecDeque::new();
-        for (at, op) in std::mem::take(&mut self.doing) {
+        for (at, op) in core::mem::take(&mut self.doing) {
             if at > self.now {
                 later.push_back((at, op));
                 continue;
@@ -143,12 +143,16 @@ impl Bench {
         }
         self.drain();
         if let Some(complaint) = self.eve.complaint() {
-            self.complaint.get_or_insert(complaint);
+            self.complain(complaint);
         }
     }
 
+    fn complain(&mut self, complaint: String) {
+        self.complaint.get_or_insert(complaint);
+    }
+
     fn hand_out(&mut self) {
-        for (member, file) in std::mem::take(&mut self.issued) {
+        for (member, file) in core::mem::take(&mut self.issued) {
             if member == "eve" {
                 self.eve.take_file(&file);
             } else {
@@ -189,7 +193,7 @@ impl Bench {
             event.is_some()
         }) {}
         if ended {
-            self.complaint.get_or_insert("the session of an honest member ended".to_string());
+            self.complain("the session of an honest member ended".to_string());
         }
         loop {
             let mut action = None;
@@ -230,7 +234,7 @@ impl Bench {
             match event {
                 client::Event::Chat(_) => self.bob_saw += 1,
                 client::Event::Closed(reason) => {
-                    self.complaint.get_or_insert(format!("bob is cut off: {reason:?}"));
+                    self.complain(format!("bob is cut off: {reason:?}"));
                 }
                 _ => {}
             }
