@@ -313,7 +313,8 @@ impl Wire {
         ensure(known == hash(reply), || "oracle 12: a copy drew another reply".to_string())
     }
 
-    /// The server forgot all hellos.
+    /// The server forgot all hellos, or its clock was set back: hellos that it forgot for their age may
+    /// be young again.
     pub fn server_restarted(&mut self) {
         self.replies.clear();
     }

@@ -14,7 +14,7 @@ use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
 /// Limits that the chat of a few minutes reaches.
-const LOW_LIMITS: KeyLimits = KeyLimits { due: 150_000, stop: 300_000, end: 500_000 };
+const LOW_LIMITS: KeyLimits = KeyLimits { due: 60_000, stop: 120_000, end: 400_000 };
 /// Who is there.
 pub(crate) const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
 /// Recipients, some of whom are nobody.
@@ -388,7 +388,7 @@ impl Chaos {
     fn storm(&mut self) {
         self.strain_disk();
         self.world.net.set_all(Link::random(&mut self.rng));
-        let until = self.world.now() + self.rng.range(60_000_000..=300_000_000);
+        let until = self.world.now() + self.rng.range(40_000_000..=160_000_000);
         self.act_until(until);
         for _ in 0..self.hours {
             self.world.run(Duration::from_secs(self.rng.range(1_800..=3_500)));

@@ -39,6 +39,8 @@ pub const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 
 pub const SERVER_PORT: u16 = 54_321;
 /// The wall clock of a machine without skew when the world begins.
 const BEGIN: u64 = 1_772_000_000_000;
+/// Steps after which sessions are looked at in any case.
+const LOOK_EVERY: u64 = 8;
 /// A machine whose deadline never moves on spins.
 const SPINS: u32 = 200;
 
@@ -288,6 +290,10 @@ pub struct World {
     /// Attackers who send on a copy of all that a client sends, faster than the network, and bring it
     /// what comes back.
     pub(crate) forwarders: BTreeMap<Process, SocketAddr>,
+    /// Steps so far.
+    steps: u64,
+    /// A machine told something since sessions were looked at.
+    told: bool,
     out: Vec<u8>,
 }
 
@@ -322,6 +328,8 @@ impl World {
             taken: BTreeSet::new(),
             taken_by_clients: BTreeSet::new(),
             forwarders: BTreeMap::new(),
+            steps: 0,
+            told: false,
             out: vec![0; DATAGRAM_MAX],
         };
         world.start_server();
@@ -403,6 +411,9 @@ impl World {
         self.line(format!("the clock of {process:?} is set by {ms} ms"));
         match process {
             None => {
+                if ms < 0 {
+                    self.oracles.wire.server_restarted();
+                }
                 self.server.clock.ahead += ms;
                 self.server.host.iter_mut().for_each(|host| host.clock.ahead += ms);
             }
@@ -453,7 +464,13 @@ impl World {
             let verdict = self.oracles.chats.receipt(&author, id, state, &by, durable);
             self.oracles.judge(verdict);
         }
-        self.look();
+        self.steps += 1;
+        // Sessions are looked at whenever a machine told something, and else every now and then: to ask
+        // for all of them takes longer than most steps.
+        let told = core::mem::take(&mut self.told);
+        if told || self.steps.is_multiple_of(LOOK_EVERY) {
+            self.look();
+        }
         if let Some(complaint) = self.oracles.complaint.clone() {
             self.fail(&complaint);
         }
@@ -1147,6 +1164,7 @@ impl World {
     }
 
     fn server_tells(&mut self, event: server::Event) {
+        self.told = true;
         self.line(format!("server tells {event:?}"));
         match &event {
             server::Event::Connected { session, .. } => {
@@ -1378,6 +1396,7 @@ impl World {
     }
 
     fn client_tells(&mut self, process: Process, event: client::Event) {
+        self.told = true;
         self.line(format!("{process:?} tells {event:?}"));
         let verdict = self.judge_client(process, &event);
         self.oracles.judge(verdict);
@@ -1491,6 +1510,7 @@ impl World {
         self.server.ports_taken = 0;
         self.wipe_fails = 0;
         self.forwarders.clear();
+        self.oracles.wire.server_restarted();
         self.server.clock.ahead = 0;
         if let Some(host) = &mut self.server.host {
             host.clock.ahead = 0;

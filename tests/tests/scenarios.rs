@@ -2,14 +2,26 @@
 //! own, and tests that every requirement is shown by one, or by a known answer.
 
 use clawchat_tests::scenario::{
-    Requirement, Scenario, broken_references, requirements, scenarios, uncovered,
+    Requirement, Scenario, broken_references, headings, requirements, scenarios, uncovered,
+    wrongly_unbuilt,
 };
 use clawchat_tests::vectors::Outcome;
 use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 type Check = fn(&[Requirement], &[Scenario]) -> Outcome;
+
+/// Sections of PROTOCOL that ask for something, 3 to 8.
+const PROTOCOL: [&str; 15] =
+    ["3", "4", "4.1", "4.2", "4.3", "5", "5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "6", "7", "8"];
+/// Sections of SPEC that ask for something, 5 to 11. The headings above them have no text of their
+/// own.
+const SPEC: [&str; 23] = [
+    "5.1", "5.2", "5.3", "5.4", "6.1", "6.2", "6.3", "7.1", "7.2", "7.3", "8.1", "8.2", "8.3",
+    "8.4", "8.5", "9.1", "9.2", "10.1", "10.2", "11.1", "11.2", "11.3", "11.4",
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -22,8 +34,10 @@ fn main() -> ExitCode {
         trials.push(play.with_kind(kind).with_ignored_flag(pending));
     }
     let both = move || Ok::<_, String>((all.clone()?, list.clone()?));
-    let checks: [(&str, Check); 3] = [
+    let checks: [(&str, Check); 5] = [
         ("coverage/every requirement is shown", everything_is_shown),
+        ("coverage/every section has requirements", sections),
+        ("coverage/nothing is unbuilt but what may be", unbuilt),
         ("coverage/every reference leads somewhere", references),
         ("coverage/no two scenarios share a name", names),
     ];
@@ -55,8 +69,27 @@ fn everything_is_shown(all: &[Requirement], list: &[Scenario]) -> Outcome {
         };
         format!("{id}: {text}{pending}")
     };
+    let unbuilt = all.iter().filter(|requirement| requirement.unbuilt.is_some()).count();
+    let text = format!("{} requirements, of which {unbuilt} are not built yet\n", all.len());
+    let _ = std::io::stderr().write_all(text.as_bytes());
     let bare: Vec<_> = uncovered(all, list).iter().map(line).collect();
     none(&format!("{} of {} requirements are shown by nothing", bare.len(), all.len()), &bare)
+}
+
+fn unbuilt(all: &[Requirement], list: &[Scenario]) -> Outcome {
+    none("requirements that are wrongly said to be unbuilt", &wrongly_unbuilt(all, list))
+}
+
+fn sections(all: &[Requirement], _: &[Scenario]) -> Outcome {
+    let protocol = PROTOCOL.map(|number| format!("PROTOCOL {number}"));
+    if headings(3..=8)? != protocol {
+        return Err(format!("the headings of docs/PROTOCOL.md are {:?}", headings(3..=8)?));
+    }
+    let sections = protocol.into_iter().chain(SPEC.map(|number| format!("SPEC {number}")));
+    let sections: Vec<_> = sections.collect();
+    let has = |section: &String| all.iter().any(|requirement| requirement.section == *section);
+    let bare: Vec<_> = sections.iter().filter(|section| !has(section)).cloned().collect();
+    none("sections that have no requirement", &bare)
 }
 
 fn references(all: &[Requirement], list: &[Scenario]) -> Outcome {

@@ -1,5 +1,9 @@
 //! The state folder as others may find it or leave it: rights, damage, crashes.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clawchat_core::crypto::envelope;
+use clawchat_core::secret::Secret;
 use clawchat_tests::process::{Finished, Process, Sandbox, run};
 use rustix::process::Signal;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -56,7 +60,45 @@ fn private_whatever_the_umask() {
     for path in all {
         let right = if path.is_dir() { 0o700 } else { 0o600 };
         assert_eq!(mode(&path), right, "{}", path.display());
+        let owner = std::fs::symlink_metadata(&path).expect("it is there").uid();
+        assert_eq!(owner, rustix::process::geteuid().as_raw(), "{}", path.display());
     }
+}
+
+/// PROTOCOL 8: `server_public_ip` may be a host name.
+#[test]
+fn a_server_may_have_a_host_name() {
+    let sandbox = Sandbox::new();
+    let words = ["run", "--bind", "127.0.0.1", "--public", "localhost", "--port", "auto", "--json"];
+    let mut server = Process::start(sandbox.server(&words));
+    server.event("listening");
+    let ann = sandbox.issue("ann");
+    let key = std::fs::read_to_string(&ann.key).expect("it was written");
+    let mut key: [u8; 32] =
+        STANDARD.decode(key.trim()).ok().and_then(|key| key.try_into().ok()).expect("32 bytes");
+    let key = Secret::take(&mut key);
+    let sec = std::fs::read(&ann.sec).expect("it was written");
+    let file = envelope::open(&sec, &key).expect("the key opens it");
+    assert_eq!(file.server_public_ip, "localhost");
+    drop(run(sandbox.client_of(&ann, &["who"])).expect(0));
+}
+
+/// SPEC 11.4: CPU, memory and connections.
+#[test]
+fn resources_are_told() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let ann = sandbox.issue("ann");
+    let _listener = sandbox.listen(&ann);
+    let status = run(sandbox.server(&["status", "--json"])).expect(0).json();
+    let number = |key: &str| status[key].as_u64().expect("a number");
+    assert!(number("cpu_ms") < 60_000, "{status}");
+    assert!((500..10_000_000).contains(&number("memory_kib")), "{status}");
+    assert_eq!(number("clients_limit"), 100);
+    assert_eq!(status["clients"].as_array().map(Vec::len), Some(1));
+    let status = run(sandbox.server(&["status"])).expect(0);
+    assert!(status.out.contains("CPU time ") && status.out.contains(" KiB"), "{}", status.out);
+    server.stop();
 }
 
 #[test]

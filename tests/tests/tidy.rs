@@ -218,6 +218,39 @@ fn nothing_gives_up() {
     none(&complaints);
 }
 
+/// PROTOCOL 3, 7: what an attacker may guess is compared in constant time.
+#[test]
+fn secrets_are_compared_in_constant_time() {
+    let sources = crate_sources("core");
+    for (file, function) in
+        [("crypto/packet.rs", "iv_fits"), ("crypto/sign.rs", "verify"), ("secret.rs", "same")]
+    {
+        let source = sources.iter().find(|source| source.path.ends_with(file));
+        let lines = &source.expect("the file is there").lines;
+        let found = functions(lines).into_iter().find(|(_, name, _)| name == function);
+        let (first, _, body) = found.expect("the function is there");
+        let mut inside = lines.iter().filter(|(line, _)| (first..first + body + 2).contains(line));
+        assert!(inside.any(|(_, line)| line.contains(".ct_eq(")), "{file}: {function}");
+    }
+}
+
+/// PROTOCOL 3: a process never forks with a session alive.
+#[test]
+fn nothing_forks() {
+    let mut complaints = Vec::new();
+    for name in ["core", "runtime-mio", "runtime-smol", "cli"] {
+        for Source { path, lines } in crate_sources(name) {
+            for (number, line) in lines {
+                let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+                if words.any(|word| ["fork", "vfork", "clone3", "daemon"].contains(&word)) {
+                    complaints.push(format!("{}:{number}: {}", path.display(), line.trim()));
+                }
+            }
+        }
+    }
+    none(&complaints);
+}
+
 #[test]
 fn the_rules_themselves() {
     let text = "use crate::{time::Now, wire};\n// crate::server\nfn a(\n    b: u8,\n) {\n    b;\n    c;\n}\n\

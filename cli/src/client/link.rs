@@ -389,3 +389,65 @@ fn signals() -> Outcome<Receiver<i32>> {
     });
     Ok(receiver)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clawchat_core::secret::Secret;
+    use clawchat_core::wire::secfile::SecurityFile;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn content(timestamp: u64, secret: u8) -> SecurityFile {
+        SecurityFile {
+            server_id: "cc-test".into(),
+            server_name: "Test".into(),
+            server_public_ip: "192.0.2.1".into(),
+            server_udp_port: 50_000,
+            shared_secret: Secret::take(&mut [secret; 32]),
+            bootstrap_key_id: "bootstrap-ann".into(),
+            timestamp,
+            valid_from: timestamp,
+            valid_until: timestamp + 3600,
+            next_rotation: timestamp + 3600,
+            grace_period: 300,
+            stun_servers: Vec::new(),
+            hole_punch_timeout: 60,
+            port_schedule: None,
+            response_timeout: 10,
+        }
+    }
+
+    fn store(host: &SecHost, timestamp: u64, secret: u8) -> ops::Outcome {
+        let content = content(timestamp, secret);
+        let renewal = Box::new(Renewal { content, salt: [secret; 32], iv: [secret; 12] });
+        host.perform(&Action::StoreSecurityFile { renewal })
+    }
+
+    /// PROTOCOL 5.2: in its place, atomically, mode 600, under the same bootstrap key.
+    #[test]
+    fn a_renewed_file_replaces_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ann.sec");
+        let key = || BootstrapKey::parse("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
+        let host = SecHost { sec: Some(path.clone()), key: key() };
+        let secret = || {
+            let file = envelope::open(&std::fs::read(&path).unwrap(), key().secret()).unwrap();
+            *file.shared_secret.expose()
+        };
+        assert_eq!(store(&host, 5, 1), ops::Outcome::Failed, "what was removed stays so");
+        let old = envelope::seal(&content(5, 1), key().secret(), [1; 32], [1; 12]);
+        std::fs::write(&path, &old).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        // Another name of the old file: it is replaced, never written over in part.
+        std::fs::hard_link(&path, folder.path().join("old")).unwrap();
+        assert_eq!(store(&host, 6, 2), ops::Outcome::Done);
+        assert_eq!(secret(), [2; 32]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(folder.path().join("old")).unwrap(), old);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else stays");
+        assert_eq!(store(&host, 5, 1), ops::Outcome::Failed, "an older one replaces nothing");
+        assert_eq!(secret(), [2; 32]);
+        assert_eq!(host.perform(&Action::WipeSecurityFiles), ops::Outcome::Done);
+        assert!(!path.exists());
+    }
+}

@@ -36,11 +36,15 @@ pub(super) fn state_folder(common: &Common) -> Outcome<PathBuf> {
         Failure::new(Exit::Config, "there is no home folder for the state")
             .advice("name a folder: --state DIR")
     })?;
-    let spec = Path::new("/home/openclaw");
-    if home.home_dir() == spec {
-        return Ok(spec.join("clawchat"));
+    Ok(default_folder(home.home_dir(), home.data_dir()))
+}
+
+/// Where the state of the user with this home folder is.
+fn default_folder(home: &Path, data: &Path) -> PathBuf {
+    if home == Path::new("/home/openclaw") {
+        return home.join("clawchat");
     }
-    Ok(home.data_dir().join("clawchat").join("server"))
+    data.join("clawchat").join("server")
 }
 
 /// Opens a state folder.
@@ -375,6 +379,9 @@ pub(super) fn status(common: &Common, json: bool) -> Outcome<()> {
         reply.uint("clients_limit").unwrap_or(0),
         reply.text("cipher").unwrap_or("?"),
     ));
+    let memory = reply.uint("memory_kib").map_or_else(|_| "-".into(), |kib| format!("{kib} KiB"));
+    let cpu = reply.uint("cpu_ms").unwrap_or(0) as f64 / 1e3;
+    answer(&format!("CPU time {cpu:.1} s   memory {memory}"));
     if !clients.is_empty() {
         answer(&format!(
             "{:<24} {:<28} {:>6} {:>10} {:>10}",
@@ -463,4 +470,17 @@ fn compromised_offline(folder: &Path, what: &Compromised) -> Outcome<Object> {
     }
     let issued = offline.perform(&IssueOptions { rooms: Vec::new(), save: true })?;
     Ok(Object::new().with("new_file_ready", issued.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SPEC 6.1; the files are in its folder `security`.
+    #[test]
+    fn where_the_state_is() {
+        let folder = |home: &str| default_folder(Path::new(home), Path::new("/data"));
+        assert_eq!(folder("/home/openclaw"), Path::new("/home/openclaw/clawchat"));
+        assert_eq!(folder("/home/ann"), Path::new("/data/clawchat/server"));
+    }
 }

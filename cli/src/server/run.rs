@@ -8,6 +8,7 @@ use super::store::Store;
 use super::tell::describe;
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::failure::{Exit, Failure, Outcome};
+use crate::process;
 use crate::text::{complain, event, list, moment, one_line, print};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::{OpId, SessionId};
@@ -467,5 +468,7 @@ fn status(server: &Server, now: Now) -> Object {
         .with("clients_limit", server.max_sessions() as u64)
         .with("cipher", clawchat_core::crypto::aead::CipherProvider::name(&RustCrypto))
         .with("clients", list(sessions))
+        .with("cpu_ms", u64::try_from(process::cpu_time().as_millis()).unwrap_or(u64::MAX))
+        .with_some("memory_kib", process::memory_kib())
         .with("dropped", drops)
 }

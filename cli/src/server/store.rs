@@ -481,6 +481,8 @@ mod tests {
         assert!(new && !old && key.secret().same(same.secret()));
         let rooms = vec!["ops".to_owned()];
         assert_eq!(store.members().unwrap(), [Member { name: "ann".into(), rooms }]);
+        let (other, _) = store.member_key("bob", &[]).unwrap();
+        assert!(!other.secret().same(key.secret()), "each member has its own");
         let credential = |timestamp, carried, status| Credential {
             file: FileId(3),
             member: "ann".into(),
@@ -515,6 +517,24 @@ mod tests {
         store.keep_credentials(FileId(3), &later, None).unwrap();
         store.keep_credentials(FileId(3), &[], None).unwrap();
         assert!(store.credentials().unwrap().is_empty());
+    }
+
+    /// SPEC 6.1, PROTOCOL 8.
+    #[test]
+    fn names_of_security_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clawchat");
+        let store = Store::open(&path).unwrap().unwrap();
+        let first = "clawchat-20231114-221320";
+        for name in [format!("{first}.sec"), format!("{first}-1.sec"), format!("{first}-2.sec")] {
+            assert_eq!(store.sec_name(1_700_000_000).unwrap(), name);
+            let sec = store.write_sec(&name, b"x").unwrap();
+            assert_eq!(sec, path.join("security").join(&name));
+            assert!(store.write_sec(&name, b"y").is_err(), "never over another");
+            assert_eq!(std::fs::read(sec).unwrap(), b"x");
+        }
+        assert_eq!(store.sec_name(1_700_000_001).unwrap(), "clawchat-20231114-221321.sec");
+        assert_eq!(store.sec_name(951_782_400).unwrap(), "clawchat-20000229-000000.sec");
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Client {
         }
         self.declared = true;
         match &mut self.state {
-            State::InSession(session, _) if session.is_open() => {
+            // Also while a goodbye waits for its ack: the server must learn of it.
+            State::InSession(session, _) if !session.is_half_open() => {
                 if !session.declare_compromised(now, "user_initiated") {
                     self.wipe(now, false, false, None);
                 }
@@ -78,6 +79,7 @@ impl Client {
     pub fn leave(&mut self, now: Now) {
         match &mut self.state {
             State::InSession(session, _) => {
+                self.leaving = true;
                 session.leave(now);
                 self.drain(now);
             }

@@ -72,6 +72,8 @@ pub struct Client {
     reconnect_in: Duration,
     /// The user raised COMPROMISED.
     declared: bool,
+    /// The user said goodbye: whatever ends the session, it is the last one.
+    leaving: bool,
     skew_ms: i64,
     server_clock: Option<ServerClock>,
     next_port: Option<NextPort>,
@@ -96,6 +98,7 @@ impl Client {
             was_connected: false,
             reconnect_in: RECONNECT_MIN,
             declared: false,
+            leaving: false,
             skew_ms: 0,
             server_clock: None,
             next_port: None,
@@ -136,6 +139,7 @@ impl Client {
     /// Command: connects again after [`Event::Closed`], with the same file.
     pub fn connect(&mut self, now: Now) {
         if matches!(self.state, State::Closed | State::Waiting(_)) {
+            self.leaving = false;
             self.search(now);
         }
     }
@@ -241,7 +245,7 @@ impl Client {
             CloseReason::Goodbye | CloseReason::Ended(_) | CloseReason::Wiped => false,
         };
         let wanted = self.config.as_ref().is_some_and(|config| config.reconnect);
-        if !self.declared && again && wanted && self.was_connected {
+        if !self.declared && !self.leaving && again && wanted && self.was_connected {
             let retry_in = self.reconnect_in;
             self.reconnect_in = (retry_in * 2).min(RECONNECT_MAX);
             self.state = State::Waiting(now.mono + retry_in);

@@ -91,9 +91,7 @@ impl Client {
     /// addresses while it does not answer at the present one.
     pub(super) fn follow_port(&mut self, now: Now) {
         let State::InSession(session, _) = &mut self.state else { return };
-        // A server whose clock was set may be there earlier.
-        let silent = session.is_silent();
-        let due = |next: &&mut NextPort| !next.asked && (silent || next.opens <= now.mono);
+        let due = |next: &&mut NextPort| !next.asked && next.opens <= now.mono;
         if let Some(next) = self.next_port.as_mut().filter(due) {
             next.asked = true;
             let remote = SocketAddr::new(session.path().remote.ip(), next.number);

@@ -384,6 +384,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn over_64_kib() {
+        let envelope = Envelope {
+            salt: [1; 32],
+            iv: [2; 12],
+            ciphertext: [3; 500].into(),
+            tag: [4; 16],
+            iterations: ITERATIONS,
+            timestamp: 5,
+            checksum: None,
+        };
+        let mut bytes = envelope.encode();
+        // White space after an object is no part of it.
+        bytes.resize(65_536, b' ');
+        assert_eq!(Envelope::parse(&bytes), Ok(envelope));
+        bytes.push(b' ');
+        assert_eq!(Envelope::parse(&bytes), Err(FileRefusal::TooLarge));
+    }
+
     quickcheck! {
         fn content_round_trip(content: Content) -> bool {
             let Content(object) = content;

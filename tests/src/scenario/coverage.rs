@@ -9,18 +9,24 @@ use std::path::Path;
 
 /// The file of the requirements, beside those of scenarios.
 pub(super) const FILE: &str = "requirements.json";
+/// Sections of which something may be unbuilt: file transfer, and NAT.
+const UNBUILT: [&str; 2] = ["PROTOCOL 5.6", "PROTOCOL 9"];
 
 /// A sentence of the protocol, or a number in one.
 #[derive(Clone, Debug)]
 pub struct Requirement {
     /// Its name: section and number.
     pub id: String,
+    /// Section that it is of, such as `PROTOCOL 5.1`.
+    pub section: String,
     /// What it asks for, in short.
     pub text: String,
     /// Known answers that show it, named as the test target `vectors` names them.
     pub vectors: Vec<String>,
     /// Tests elsewhere that show what no scenario can: `path: function`.
     pub tests: Vec<String>,
+    /// Why nothing can show it: what it is about does not exist yet.
+    pub unbuilt: Option<String>,
 }
 
 fn strings(fields: &mut Fields, key: &str) -> Outcome<Vec<String>> {
@@ -62,7 +68,12 @@ fn section_of(section: Value) -> Outcome<Vec<Requirement>> {
             Fields::of(value)?.all(|fields| {
                 let id = format!("{name} #{}", fields.uint("n")?);
                 let (text, vectors) = (fields.text("text")?, strings(fields, "vectors")?);
-                Ok(Requirement { id, text, vectors, tests: strings(fields, "tests")? })
+                let (section, tests) = (name.clone(), strings(fields, "tests")?);
+                let unbuilt = match fields.has("unbuilt") {
+                    true => Some(fields.text("unbuilt")?),
+                    false => None,
+                };
+                Ok(Requirement { id, section, text, vectors, tests, unbuilt })
             })
         };
         requirements.into_iter().map(requirement).collect()
@@ -95,11 +106,51 @@ fn vector_exists(names: &BTreeMap<String, Option<String>>, reference: &str) -> b
     names.get(name).is_some_and(|why| why.as_ref().is_none_or(|why| rest.ends_with(why.as_str())))
 }
 
-/// Whether a file of the workspace has a function of that name.
+/// Whether a file of the workspace has a test of that name: a function after `#[test]`, or one of
+/// `quickcheck!`.
 fn test_exists(reference: &str) -> bool {
     let Some((path, name)) = reference.split_once(": ") else { return false };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    fs::read_to_string(workspace.join(path)).is_ok_and(|text| text.contains(&format!("fn {name}(")))
+    fs::read_to_string(workspace.join(path)).is_ok_and(|text| is_test(&text, name))
+}
+
+fn is_test(text: &str, name: &str) -> bool {
+    let Some((before, after)) = text.split_once(&format!("fn {name}(")) else { return false };
+    let property = after.lines().next().is_some_and(|line| line.ends_with("-> bool {"));
+    before.trim_end().ends_with("#[test]") || property && before.contains("quickcheck! {")
+}
+
+/// Complaints about requirements marked unbuilt that may not be, or that something shows.
+#[must_use]
+pub fn wrongly_unbuilt(all: &[Requirement], scenarios: &[Scenario]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for requirement in all.iter().filter(|requirement| requirement.unbuilt.is_some()) {
+        let Requirement { id, section, vectors, tests, .. } = requirement;
+        if !UNBUILT.contains(&section.as_str()) {
+            wrong.push(format!("{id}: nothing of {section} may be unbuilt"));
+        }
+        let scenario = scenarios.iter().any(|scenario| scenario.covers.contains(id));
+        if scenario || !vectors.is_empty() || !tests.is_empty() {
+            wrong.push(format!("{id} is said to be unbuilt, and is shown"));
+        }
+    }
+    wrong
+}
+
+/// The headings of `docs/PROTOCOL.md` with these first numbers, as sections.
+///
+/// # Errors
+/// When it can't be read.
+pub fn headings(chapters: core::ops::RangeInclusive<u32>) -> Outcome<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/PROTOCOL.md");
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let number = |line: &str| {
+        let title = line.strip_prefix("## ").or_else(|| line.strip_prefix("### "))?;
+        let number = title.split(' ').next()?.trim_end_matches('.');
+        let chapter: u32 = number.split('.').next()?.parse().ok()?;
+        chapters.contains(&chapter).then(|| format!("PROTOCOL {number}"))
+    };
+    Ok(text.lines().filter_map(number).collect())
 }
 
 /// Complaints about references that lead nowhere.
@@ -136,9 +187,22 @@ pub fn uncovered(all: &[Requirement], scenarios: &[Scenario]) -> Vec<(Requiremen
         own.map(|scenario| format!("{}/{}", scenario.file, scenario.name)).collect()
     };
     let bare = |requirement: &&Requirement| {
-        requirement.vectors.is_empty()
+        requirement.unbuilt.is_none()
+            && requirement.vectors.is_empty()
             && requirement.tests.is_empty()
             && covers(requirement, false).is_empty()
     };
     all.iter().filter(bare).map(|found| (found.clone(), covers(found, true))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_test() {
+        let text = "fn a() {}\n#[test]\nfn b() {}\nquickcheck! {\nfn c(x: u8) -> bool {\n";
+        assert!(!is_test(text, "a") && is_test(text, "b") && is_test(text, "c"));
+        assert!(!is_test(text, "d") && !is_test("fn c(x: u8) -> bool {\n", "c"));
+    }
 }

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 /// Outputs that a failure shows.
 const SHOWN: usize = 12;
+/// Characters that it shows of each: a chat may be long.
+const SHOWN_OF_EACH: usize = 2000;
 
 /// Which output an expectation is about.
 fn kind(value: &Value) -> &'static str {
@@ -56,7 +58,8 @@ pub(super) fn check(world: &mut World, expected: &Value, watch: Option<&Value>) 
 fn show(outputs: &[Output]) -> String {
     let mut text = format!("\nleft are {} outputs", outputs.len());
     for output in outputs.iter().take(SHOWN) {
-        text.push_str(&format!("\n  {}", output.value));
+        let line: String = output.value.to_string().chars().take(SHOWN_OF_EACH).collect();
+        text.push_str(&format!("\n  {line}"));
     }
     text
 }

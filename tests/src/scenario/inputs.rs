@@ -206,22 +206,19 @@ pub(super) fn answer(world: &mut World, step: &mut Fields) -> Outcome {
     if let Some(over) = step.maybe("session") {
         lay_over(&mut session, &resolve(&over, &world.names)?);
     }
-    let mut signal = match step.maybe("signal") {
-        Some(signal) => resolve(&signal, &world.names)?,
-        None => {
+    let list = match (step.maybe("frames"), step.maybe("signal")) {
+        (Some(list), _) => list.as_array().cloned().ok_or("frames: no list")?,
+        (None, Some(signal)) => vec![json!({ "signal": resolve(&signal, &world.names)? })],
+        (None, None) => {
             let mut signal = world.answer(&name, attempt)?;
             signal["session"] = session;
-            signal
+            if let Some(over) = step.maybe("with") {
+                lay_over(&mut signal, &resolve(&over, &world.names)?);
+            }
+            vec![json!({ "signal": signal })]
         }
     };
-    if let Some(over) = step.maybe("with") {
-        lay_over(&mut signal, &resolve(&over, &world.names)?);
-    }
-    let list = match step.maybe("frames") {
-        Some(list) => list.as_array().cloned().ok_or("frames: no list")?,
-        None => vec![json!({ "signal": signal })],
-    };
-    let word = if signal["type"] == "error" { "0x06" } else { "0x04" };
+    let word = if list[0]["signal"]["type"] == "error" { "0x06" } else { "0x04" };
     let kind = kind(&step.maybe("type").unwrap_or_else(|| json!(word)))?;
     let plaintext = frames::plaintext(&list)?;
     let (seq, timestamp) = (world.rng.u64(), timestamp(world, step)?);
@@ -308,7 +305,11 @@ fn send(world: &mut World, step: &mut Fields) -> Outcome {
     let attempt = attempt(world, &name, step)?;
     let kind = kind(&step.take("type")?)?;
     if let Some(message) = step.maybe("message") {
-        let message = resolve(&message, &world.names)?;
+        let message = if message == "answer" {
+            world.answer(&name, attempt)?
+        } else {
+            resolve(&message, &world.names)?
+        };
         return send_message(world, step, &name, attempt, kind, &message);
     }
     let list = if let Some(signal) = step.maybe("signal") {

@@ -18,7 +18,9 @@ mod steps;
 mod words;
 mod world;
 
-pub use coverage::{Requirement, broken_references, requirements, uncovered};
+pub use coverage::{
+    Requirement, broken_references, headings, requirements, uncovered, wrongly_unbuilt,
+};
 
 use crate::vectors::{Fields, Outcome, json_files, load, own_folder};
 use serde_json::Value;

@@ -196,6 +196,20 @@ fn stored_chat(value: Value, now: Now) -> Outcome<StoredChat> {
     })
 }
 
+/// Limits of keys that are lower than the protocol's, so that few bytes wear them out.
+fn key_limits(start: &mut Fields) -> Outcome<KeyLimits> {
+    let mut limits = KeyLimits::default();
+    if start.has("key_limits") {
+        start.within("key_limits", |fields| {
+            limits.due = fields.uint("due")?;
+            limits.stop = fields.uint("stop")?;
+            limits.end = fields.uint("end")?;
+            Ok(())
+        })?;
+    }
+    Ok(limits)
+}
+
 fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
     let Cast { members, files, peers } = cast(start)?;
     let number = |start: &mut Fields, key: &str, or: u64| {
@@ -227,7 +241,7 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         credentials,
         chats: chats.collect::<Outcome<_>>()?,
         max_sessions: usize::try_from(max).unwrap_or(usize::MAX),
-        key_limits: KeyLimits::default(),
+        key_limits: key_limits(start)?,
         provider: &RustCrypto,
     };
     let server = Server::new(config, &Seed::new(&mut rng.seed()), now);
@@ -300,12 +314,14 @@ fn client(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         addresses: addresses.ok_or("addresses: no list of addresses")?,
         port: port.and_then(|port| u16::try_from(port).ok()),
         reconnect,
-        key_limits: KeyLimits::default(),
+        key_limits: key_limits(start)?,
         provider: &RustCrypto,
     };
     let client = Client::new(config, &Seed::new(&mut rng.seed()), now);
     let mut world = World::new(Machine::Client(Box::new(client)), now, rng);
     world.files.insert("ann".to_owned(), data);
+    // What a renewal of it is made of.
+    world.names.insert("file".to_owned(), content);
     let peer = Peer::new("ann".to_owned(), address(&json!(SERVER))?);
     world.peers.insert("server".to_owned(), peer);
     Ok(world)
