@@ -4,11 +4,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clawchat_core::crypto::envelope;
 use clawchat_core::secret::Secret;
-use clawchat_tests::process::{Finished, Process, Sandbox, run};
+use clawchat_tests::process::{Finished, PATIENCE, Process, Sandbox, run};
+use core::time::Duration;
 use rustix::process::Signal;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 /// Everything below a folder, and the folder.
 fn tree(folder: &Path) -> Vec<PathBuf> {
@@ -93,7 +95,7 @@ fn resources_are_told() {
     let status = run(sandbox.server(&["status", "--json"])).expect(0).json();
     let number = |key: &str| status[key].as_u64().expect("a number");
     assert!(number("cpu_ms") < 60_000, "{status}");
-    assert!((500..10_000_000).contains(&number("memory_kib")), "{status}");
+    assert!((500_000..10_000_000_000).contains(&number("memory")), "{status}");
     assert_eq!(number("clients_limit"), 100);
     assert_eq!(status["clients"].as_array().map(Vec::len), Some(1));
     let status = run(sandbox.server(&["status"])).expect(0);
@@ -168,11 +170,18 @@ fn bad_names_make_nothing() {
     let first = sandbox.issue("ann");
     let server = sandbox.serve();
     drop(run(sandbox.client_of(&first, &["who"])).expect(0));
-    let before = tree(&sandbox.state());
+    // The server may still be writing what that session changed.
+    let settled = || {
+        let mut found = tree(&sandbox.state());
+        found.retain(|path| !path.display().to_string().contains("/.tmp-"));
+        found.sort();
+        found
+    };
+    let before = settled();
     for name in ["server", "A", "", &"x".repeat(65), "../x", "a/b", "ä"] {
         drop(run(sandbox.server(&["issue", name])).expect(2));
     }
-    assert_eq!(tree(&sandbox.state()), before);
+    assert_eq!(settled(), before);
     server.stop();
 }
 
@@ -259,5 +268,145 @@ fn a_journal_cut_by_a_crash_is_read() {
     listener.chat("one");
     listener.chat("two");
     drop(listener);
+    server.stop();
+}
+
+#[test]
+fn what_a_crash_left_half_done_is_finished() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    drop(run(sandbox.server(&["issue", "ann"])).expect(0));
+    let bob = sandbox.issue("bob");
+    let credentials = sandbox.state().join("credentials");
+    let of_ann = tree(&credentials).into_iter().find(|path| {
+        path.is_file() && std::fs::read_to_string(path).is_ok_and(|text| text.contains(r#""ann""#))
+    });
+    let of_ann = of_ann.expect("it was issued");
+    // Killed between the rename that retires a file and the wiping.
+    std::fs::rename(&of_ann, of_ann.with_extension("gone")).expect("it can be renamed");
+    std::fs::write(credentials.join("7.gone"), [0; 300]).expect("it can be written");
+    let left = ["", "members", "credentials", "security"]
+        .map(|part| sandbox.state().join(part).join(".tmp-1.json-a1B2c3"));
+    for path in &left {
+        std::fs::write(path, "a secret").expect("it can be written");
+        set_mode(path, 0o600);
+    }
+    let server = sandbox.serve();
+    let secs = std::fs::read_dir(sandbox.state().join("security")).expect("it is there").count();
+    assert_eq!(secs, 0, "the file that waited to be carried is worthless");
+    let gone = |path: &Path| path.extension().is_some_and(|extension| extension == "gone");
+    assert!(!tree(&sandbox.state()).iter().any(|path| gone(path) || left.contains(path)));
+    drop(run(sandbox.client_of(&bob, &["who"])).expect(0));
+    server.stop();
+}
+
+#[test]
+fn a_client_starts_from_its_file_whatever_a_crash_left_beside_it() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+    let carried = std::fs::read(&ann.sec).expect("it can be read");
+    // Killed while it wrote the renewed file: the carried one is whole.
+    let left = sandbox.path(".tmp-ann.sec-a1B2c3");
+    std::fs::write(&left, &carried[..carried.len() / 2]).expect("it can be written");
+    drop(run(sandbox.client_of(&ann, &["send", "--to", "@bob", "hi"])).expect(0));
+    drop(run(sandbox.client_of(&ann, &["who"])).expect(0));
+    // COMPROMISED wipes that too, and what a link leads to.
+    let link = sandbox.path("link.sec");
+    symlink(&ann.sec, &link).expect("a link can be made");
+    let words = ["compromised", "--yes-wipe-all-keys", "--json"];
+    let done = run(sandbox.client_of(&ann.with(&link), &words)).expect(0).json();
+    assert_eq!(done["wiped"], true);
+    for path in [&ann.sec, &link, &left] {
+        assert!(std::fs::symlink_metadata(path).is_err(), "{} is left", path.display());
+    }
+    drop(run(sandbox.client_of(&bob, &["who"])).expect(0));
+    server.stop();
+}
+
+#[test]
+fn no_file_names_a_port_that_is_not_drawn_yet() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve_with(&["--port", "random"]);
+    let ann = sandbox.issue("ann");
+    drop(run(sandbox.server(&["issue", "ann"])).expect(0));
+    server.stop();
+    let raise = sandbox.server(&["compromised", "ann", "--yes-wipe-all-keys", "--json"]);
+    let raised = run(raise).expect(69);
+    raised.complains("clawchat-server issue ann");
+    let done: serde_json::Value =
+        raised.out.lines().next().and_then(|line| serde_json::from_str(line).ok()).expect("JSON");
+    assert_eq!((&done["retired"], &done["new_file_ready"]), (&true.into(), &false.into()));
+    let secs = std::fs::read_dir(sandbox.state().join("security")).expect("it is there").count();
+    assert_eq!(secs, 1, "that of the first run is left");
+    run(sandbox.server(&["issue", "ann"])).expect(69).complains("clawchat-server run");
+    let server = sandbox.serve_with(&["--port", "random"]);
+    let port = server.port.to_string();
+    let who = |member| sandbox.client_of(member, &["who", "--timeout", "2s", "--port", &port]);
+    drop(run(who(&ann)).expect(69));
+    let new = sandbox.issue_with("ann", "new", &[]);
+    drop(run(sandbox.client_of(&new, &["who"])).expect(0));
+    server.stop();
+}
+
+#[test]
+fn all_that_should_be_looked_up_later_is_shown() {
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.serve();
+    let ann = sandbox.issue("ann");
+    let old = sandbox.path("old.sec");
+    std::fs::copy(&ann.sec, &old).expect("it can be copied");
+    let listener = sandbox.listen(&ann);
+    let answered = server.process.event("hello_answered");
+    assert_eq!(answered["member"], "ann");
+    assert!(answered["remote"].as_str().is_some_and(|remote| remote.starts_with("127.0.0.1:")));
+    assert!(answered["ts"].as_str().is_some_and(|time| time.ends_with('Z')));
+    assert!(server.process.event("connected")["session"].is_u64());
+    assert!(server.process.event("renewed")["valid_until"].is_u64());
+    drop(run(sandbox.server(&["rotate-keys", "ann"])).expect(0));
+    assert!(server.process.event("key_rotated")["session"].is_u64());
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::read(&ann.sec).expect("it is there") == std::fs::read(&old).expect("it too") {
+        assert!(Instant::now() < deadline, "the renewed file is not stored: {listener}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    listener.signal(Signal::TERM);
+    drop(listener.end().expect(0));
+    let ended = server.process.event("disconnected");
+    assert!(ended["sent"].as_u64() > Some(0) && ended["received"].as_u64() > Some(0), "{ended}");
+    drop(run(sandbox.client_of(&ann, &["who"])).expect(0));
+    assert_eq!(server.process.event("secret_retired")["member"], "ann");
+    drop(run(sandbox.client_of(&ann.with(&old), &["who"])).expect(80));
+    let refused = server.process.event("hello_refused");
+    assert_eq!(refused["code"], "expired");
+    assert_eq!(refused["retired_credential"], true);
+    let status = run(sandbox.server(&["status", "--json"])).expect(0).json();
+    assert!(status["memory"].as_u64() > Some(0) && status["cpu_ms"].is_u64(), "{status}");
+    server.stop();
+}
+
+#[test]
+fn a_server_killed_while_it_retires_starts_again() {
+    let sandbox = Sandbox::new();
+    sandbox.init();
+    let bob = sandbox.issue("bob");
+    for round in 0..12 {
+        drop(run(sandbox.server(&["issue", "ann"])).expect(0));
+        let mut server = sandbox.serve();
+        let words = ["compromised", "ann", "--yes-wipe-all-keys", "--json"];
+        let raising = Process::start(sandbox.server(&words));
+        // Somewhere between before it hears of it and after all is done.
+        std::thread::sleep(Duration::from_millis(round * 3));
+        server.process.kill();
+        drop(raising);
+    }
+    let server = sandbox.serve();
+    let odd = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with(".tmp-") || name.ends_with(".gone")
+    };
+    let left: Vec<_> = tree(&sandbox.state()).into_iter().filter(odd).collect();
+    assert!(left.is_empty(), "{left:?}");
+    drop(run(sandbox.client_of(&bob, &["who"])).expect(0));
     server.stop();
 }

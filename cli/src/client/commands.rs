@@ -262,7 +262,7 @@ pub(super) fn compromised(common: &Common, sure: bool) -> Outcome<()> {
             );
         }
         if !ok {
-            return Err(Failure::new(Exit::CannotWrite, "the security file could not be removed")
+            return Err(Failure::new(Exit::CannotWrite, "the security file could not be wiped")
                 .advice("delete it by hand, and every copy of it"));
         }
         if told {

@@ -3,7 +3,7 @@
 use super::args::Common;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
-use crate::disk::{self, wipe::wipe};
+use crate::disk::{self, wipe::wipe_through_links};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
 use crate::text::{complain, is_interactive, one_line, span};
@@ -23,6 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use smol::channel::{Receiver, unbounded};
 use smol::future::FutureExt;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,15 +59,28 @@ impl SecHost {
         let sealed = envelope::seal(&renewal.content, self.key.secret(), renewal.salt, renewal.iv);
         disk::write_private(&path, &sealed, true).is_ok()
     }
+
+    /// Wipes the file, what a link leads to, and what a crash left of writing it.
+    fn wipe(&self) -> io::Result<()> {
+        let Some(path) = &self.sec else { return Ok(()) };
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let left = disk::wipe_temporary_of(&target);
+        wipe_through_links(path).and(left)
+    }
 }
 
 impl Host for SecHost {
     fn perform(&self, action: &Action) -> ops::Outcome {
         match action {
             Action::StoreSecurityFile { renewal } if self.store(renewal) => ops::Outcome::Done,
-            Action::WipeSecurityFiles => match &self.sec {
-                Some(path) if wipe(path).is_err() => ops::Outcome::Failed,
-                Some(_) | None => ops::Outcome::Done,
+            Action::WipeSecurityFiles => match self.wipe() {
+                Ok(()) => ops::Outcome::Done,
+                Err(error) => {
+                    let path = self.sec.as_ref().map(|path| path.display().to_string());
+                    let path = one_line(&path.unwrap_or_default());
+                    complain(&format!("cannot wipe {path}: {}", disk::plain(&error)));
+                    ops::Outcome::Failed
+                }
             },
             Action::BindPort { .. }
             | Action::ClosePort { .. }
@@ -346,7 +360,8 @@ impl Link {
         let failure = if wiped {
             failure
         } else {
-            failure.fact("The security file could not be removed: delete it by hand.")
+            failure
+                .fact("The security file could not be wiped: delete it, and every copy, by hand.")
         };
         complain("COMPROMISED received from the server");
         let Self { handle, task, signals, .. } = self;
@@ -449,5 +464,27 @@ mod tests {
         assert_eq!(secret(), [2; 32]);
         assert_eq!(host.perform(&Action::WipeSecurityFiles), ops::Outcome::Done);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn compromised_wipes_through_links_and_what_a_crash_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |name: &str| folder.path().join(name);
+        let (real, link) = (name("real.sec"), name("link.sec"));
+        let host = SecHost { sec: Some(link.clone()), key: BootstrapKey::generate().unwrap() };
+        let wipe = || host.perform(&Action::WipeSecurityFiles);
+        std::fs::write(&real, "secret").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        for left in [".tmp-real.sec-a1", ".tmp-other-a1"] {
+            std::fs::write(name(left), "secret").unwrap();
+        }
+        assert_eq!(wipe(), ops::Outcome::Done);
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".tmp-other-a1"], "what is not ours stays");
+        assert_eq!(wipe(), ops::Outcome::Done, "what is not there is wiped");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(wipe(), ops::Outcome::Failed, "its target can't be wiped");
     }
 }

@@ -48,6 +48,10 @@ pub(super) fn open(common: &Common, file: &Path) -> Outcome<()> {
     let profile = locate(&common.profile)?;
     let opened = open::read(common, file, None)?;
     disk::make_private_folder(&profile.folder)?;
+    // A crash in the midst of this may have left the key here; it is of no use to anybody honest.
+    if disk::wipe_temporary_of(&profile.key).is_err() && !common.quiet {
+        complain(&format!("note: delete the files .tmp-* in {}", profile.folder.display()));
+    }
     let key = zeroize::Zeroizing::new(format!("{}\n", opened.key.to_base64().as_str()));
     disk::write_private(&profile.key, key.as_bytes(), true)?;
     disk::write_private(&profile.sec, &opened.bytes, true)?;

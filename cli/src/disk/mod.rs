@@ -105,32 +105,104 @@ pub fn cannot_write(path: &Path, error: &io::Error) -> Box<Failure> {
 /// Writes a 0600 file whole or not at all: a temporary file beside it, flushed, renamed, the folder
 /// flushed. With `replace` an older one makes way, else it is kept and this fails.
 ///
+/// A failure means that it was not written: where flushing the folder fails, what is there counts.
+///
 /// # Errors
 /// 73.
 pub fn write_private(path: &Path, bytes: &[u8], replace: bool) -> Outcome<()> {
+    open_written(path, bytes, replace).map(drop)
+}
+
+/// The same; the file, to append to.
+///
+/// # Errors
+/// 73.
+pub fn open_written(path: &Path, bytes: &[u8], replace: bool) -> Outcome<File> {
     write_atomic(path, bytes, replace).map_err(|error| {
         let failure = cannot_write(path, &error);
         match error.kind() {
             io::ErrorKind::AlreadyExists => failure.advice("name another file, or remove it"),
-            _ => failure,
+            _ => failure.advice("make room on that disk, or look whether it can be written to"),
         }
     })
 }
 
-fn write_atomic(path: &Path, bytes: &[u8], replace: bool) -> io::Result<()> {
+fn write_atomic(path: &Path, bytes: &[u8], replace: bool) -> io::Result<File> {
     let folder = folder_of(path);
     let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(&temporary_prefix(path))
         .permissions(std::fs::Permissions::from_mode(0o600))
         .tempfile_in(&folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    if replace {
-        file.persist(path)?;
-    } else {
-        file.persist_noclobber(path)?;
+    // Before it has its name: nothing is to fail between that and the flush of the folder.
+    rustix::fs::fcntl_setfl(file.as_file(), OFlags::APPEND)?;
+    let file = if replace { file.persist(path)? } else { file.persist_noclobber(path)? };
+    match sync_folder(&folder) {
+        // A flush that fails is told once, whatever it was of: the second may succeed. If not, the
+        // rename took place all the same, and saying that it failed would be wrong.
+        Err(error) if sync_folder(&folder).is_err() && !holds(path, bytes) => Err(error),
+        Ok(()) | Err(_) => Ok(file),
     }
-    sync_folder(&folder)
+}
+
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    std::fs::read(path).map(Zeroizing::new).is_ok_and(|there| **there == *bytes)
+}
+
+/// How names of temporary files begin. A crash leaves them, with secrets in them.
+const TEMPORARY: &str = ".tmp-";
+
+/// How the name of a temporary file begins that is to become this one.
+fn temporary_prefix(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // A name has 255 bytes at most.
+    let name: String = name.chars().take(50).collect();
+    format!("{TEMPORARY}{name}-")
+}
+
+/// Wipes all temporary files that crashes left in a folder in which nobody else writes now.
+///
+/// # Errors
+/// The first of the operating system's; the others are wiped all the same.
+pub fn wipe_temporary(folder: &Path) -> io::Result<()> {
+    wipe_beginning_with(folder, TEMPORARY)
+}
+
+/// Wipes the temporary files that were to become this one.
+///
+/// # Errors
+/// The first of the operating system's; the others are wiped all the same.
+pub fn wipe_temporary_of(path: &Path) -> io::Result<()> {
+    wipe_beginning_with(&folder_of(path), &temporary_prefix(path))
+}
+
+fn wipe_beginning_with(folder: &Path, prefix: &str) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut done = Ok(());
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) && !entry.path().is_dir() {
+            let wiped = wipe::wipe(&entry.path());
+            done = done.and(wiped);
+        }
+    }
+    done
+}
+
+/// Renames a file within its folder; false when it is not there. Durable once the folder is flushed.
+///
+/// # Errors
+/// The operating system's.
+pub fn rename(from: &Path, to: &Path) -> io::Result<bool> {
+    match std::fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The folder that a path is in.
@@ -147,12 +219,73 @@ pub fn folder_of(path: &Path) -> PathBuf {
 /// # Errors
 /// The operating system's.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    faults::strike()?;
     File::open(folder)?.sync_all()
+}
+
+/// Flushes that fail, in the test that asked for it.
+#[cfg(test)]
+pub(crate) mod faults {
+    use core::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static FAIL: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// The next `count` flushes fail.
+    pub(crate) fn fail_syncs(count: u32) {
+        FAIL.set(count);
+    }
+
+    pub(crate) fn strike() -> io::Result<()> {
+        match FAIL.get() {
+            0 => Ok(()),
+            left => {
+                FAIL.set(left - 1);
+                Err(io::Error::other("the disk is broken"))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_its_name_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for fails in [1, 2] {
+            faults::fail_syncs(fails);
+            write_private(&path, &[fails as u8], true).unwrap();
+            assert_eq!(**read_private(&path).unwrap(), [fails as u8]);
+        }
+        let missing = folder.path().join("none").join("a");
+        assert_eq!(write_private(&missing, b"x", true).unwrap_err().exit, Exit::CannotWrite);
+        let mut file = open_written(&path, b"one", true).unwrap();
+        file.write_all(b"two").unwrap();
+        file.set_len(4).unwrap();
+        file.write_all(b"three").unwrap();
+        assert_eq!(**read_private(&path).unwrap(), *b"onetthree", "it appends");
+    }
+
+    #[test]
+    fn only_what_a_crash_left_is_wiped() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |name: &str| folder.path().join(name);
+        let kept = [name("a.sec"), name("tmp-a"), name(".tmp")];
+        let left = [name(".tmp-a.sec-1x"), name(".tmp-b-2y")];
+        kept.iter().chain(&left).for_each(|path| std::fs::write(path, "x").unwrap());
+        wipe_temporary_of(&name("a.sec")).unwrap();
+        assert!(!left[0].exists() && left[1].exists());
+        wipe_temporary(folder.path()).unwrap();
+        assert!(!left[1].exists() && kept.iter().all(|path| path.exists()));
+        let long = name(&"\u{10ffff}".repeat(60));
+        assert!(temporary_prefix(&long).len() < 240);
+    }
 
     #[test]
     fn private_whole_and_never_over_another() {

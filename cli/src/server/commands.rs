@@ -2,23 +2,18 @@
 //! do without one work on the state folder themselves, through the same machine.
 
 use super::args::{Common, Compromised, Issue, Setup};
-use super::journal::Journal;
+use super::offline::{Offline, busy};
 use super::store::{Identity, PortSetting, Store};
-use super::worker::{self, IssueOptions, Issued};
+use super::worker::IssueOptions;
 use super::{admin, run};
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
 use crate::text::{answer, complain, event, moment, print, span};
-use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::id::OpId;
-use clawchat_core::limits::{KeyLimits, SESSIONS};
-use clawchat_core::ops::Outcome as Completion;
-use clawchat_core::server::{Action, Server, ServerConfig};
 use clawchat_core::wire::json::{Json, Object, unbase64};
 use clawchat_core::wire::message::is_name;
 use clawchat_core::wire::secfile::SERVER_NAME_MAX;
-use clawchat_mio::{clock, entropy};
+use clawchat_mio::clock;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::net::UdpSocket;
@@ -149,80 +144,6 @@ pub(super) fn init(common: &Common, setup: Setup, json: bool) -> Outcome<()> {
     Ok(())
 }
 
-fn busy(folder: &Path) -> Box<Failure> {
-    let what = format!("{} is in use, but its server does not answer", folder.display());
-    Failure::new(Exit::TryLater, what)
-        .advice("again in a moment, or look what became of the server")
-}
-
-/// A server that is not running, to change its state with.
-struct Offline {
-    store: Store,
-    server: Server,
-}
-
-impl Offline {
-    fn open(folder: &Path) -> Outcome<Self> {
-        let missing = || {
-            Failure::new(Exit::Config, format!("{} is no state folder yet", folder.display()))
-                .advice("clawchat-server init --public HOST")
-        };
-        if !folder.join("server.json").exists() {
-            return Err(missing());
-        }
-        let store = open(folder)?.ok_or_else(|| busy(folder))?;
-        let identity = store.identity()?.ok_or_else(missing)?;
-        let timing = identity.timing();
-        let config = ServerConfig {
-            port: identity.port_choice(),
-            server_id: identity.server_id,
-            server_name: identity.name,
-            public: identity.public,
-            timing,
-            renewal_valid_for: identity.renewal_valid_for,
-            members: store.members()?,
-            credentials: store.credentials()?,
-            chats: Journal::open(&folder.join("chat.journal"))?.chats(),
-            max_sessions: SESSIONS,
-            key_limits: KeyLimits::default(),
-            provider: &RustCrypto,
-        };
-        let seed = entropy::seed().map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
-        let mut server = Server::new(config, &seed, clock::now());
-        // It is not going to listen; its port is the one that it would try first.
-        while server.poll_action().is_some() {}
-        Ok(Self { store, server })
-    }
-
-    /// Performs all that the machine asks for; the file that was issued, if one was.
-    fn perform(&mut self, options: &IssueOptions) -> Outcome<Option<Issued>> {
-        let mut issued = None;
-        while let Some((op, action)) = self.server.poll_action() {
-            match &action {
-                Action::IssueSecurityFile { draft } => {
-                    issued = Some(worker::issue(&self.store, draft, options)?);
-                }
-                Action::RetireFiles { files } => {
-                    files.iter().try_for_each(|file| self.store.retire(*file))?;
-                }
-                Action::KeepCredentials { file, credentials } => {
-                    self.store.keep_credentials(*file, credentials, None)?;
-                }
-                Action::BindPort { .. }
-                | Action::ClosePort { .. }
-                | Action::StoreChat { .. }
-                | Action::ChatDelivered { .. } => {}
-            }
-            self.done(op);
-        }
-        Ok(issued)
-    }
-
-    fn done(&mut self, op: OpId) {
-        self.server.handle_completion(clock::now(), op, Completion::Done);
-    }
-}
-
 /// How an issue is to be done, from a request.
 pub(super) fn issue_options(request: &Object) -> IssueOptions {
     let rooms = request.list("rooms").unwrap_or_default().iter().filter_map(|room| match room {
@@ -257,17 +178,13 @@ pub(super) fn issue(common: &Common, what: Issue, json: bool) -> Outcome<()> {
         Some(reply) => reply,
         None => {
             let mut offline = Offline::open(&folder)?;
-            if offline.store.identity()?.is_some_and(|it| it.port == PortSetting::Random) {
-                let what = "the port is drawn when the server runs: a file could not name it";
-                return Err(Failure::new(Exit::Unreachable, what).advice("clawchat-server run"));
-            }
             let options = issue_options(&request);
             offline
                 .server
                 .issue(clock::now(), &what.name, &options.rooms, what.valid_for.as_secs())
                 .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
             let issued = offline.perform(&options)?;
-            let issued = issued.ok_or_else(|| Failure::new(Exit::Failed, "nothing was issued"))?;
+            let issued = issued.ok_or_else(|| offline.why_not_issued())?;
             run::issue_answer(&issued, what.key_out.is_some())
         }
     };
@@ -379,7 +296,8 @@ pub(super) fn status(common: &Common, json: bool) -> Outcome<()> {
         reply.uint("clients_limit").unwrap_or(0),
         reply.text("cipher").unwrap_or("?"),
     ));
-    let memory = reply.uint("memory_kib").map_or_else(|_| "-".into(), |kib| format!("{kib} KiB"));
+    let memory =
+        reply.uint("memory").map_or_else(|_| "-".into(), |bytes| format!("{} KiB", bytes / 1024));
     let cpu = reply.uint("cpu_ms").unwrap_or(0) as f64 / 1e3;
     answer(&format!("CPU time {cpu:.1} s   memory {memory}"));
     if !clients.is_empty() {
@@ -431,45 +349,62 @@ pub(super) fn compromised(common: &Common, what: &Compromised, json: bool) -> Ou
         .with("cmd", "compromised")
         .with("member", what.name.as_str())
         .with("reason", what.reason.as_str());
-    let reply = match admin::ask(&folder, &request)? {
-        Some(reply) => reply,
+    let (reply, not_ready) = match admin::ask(&folder, &request)? {
+        Some(reply) => (reply, None),
         None => compromised_offline(&folder, what)?,
     };
     let (told, acknowledged) =
         (reply.uint("told").unwrap_or(0), reply.uint("acknowledged").unwrap_or(0));
     let ready = reply.bool("new_file_ready").unwrap_or(false);
+    let retired = reply.bool("retired").unwrap_or(false);
     if json {
         print(
             &event("compromised")
                 .with("member", what.name.as_str())
                 .with("told", told)
                 .with("acknowledged", acknowledged)
+                .with("retired", retired)
                 .with("new_file_ready", ready),
         );
     } else {
-        answer(&format!(
-            "told {told} sessions, {acknowledged} acknowledged; the old files are worthless"
-        ));
+        let worth = if retired { "; the old files are worthless" } else { "" };
+        answer(&format!("told {told} sessions, {acknowledged} acknowledged{worth}"));
         let sec = folder.join("security");
         if ready {
             answer(&format!("the replacement file is in {}: carry it by hand", sec.display()));
         }
     }
+    if !retired {
+        let text = "the disk does not keep that the old files are worthless";
+        return Err(Failure::new(Exit::CannotWrite, text)
+            .fact("This server refuses them; once it is started again it would accept them.")
+            .advice(format!(
+                "mend the disk of {}, start the server again, and repeat this command",
+                folder.display()
+            )));
+    }
     if ready {
         return Ok(());
     }
-    Err(Failure::new(Exit::CannotWrite, "the replacement file could not be written")
-        .advice(format!("clawchat-server issue {}", what.name)))
+    Err(not_ready.unwrap_or_else(|| {
+        Failure::new(Exit::CannotWrite, "the replacement file could not be written")
+            .advice(format!("clawchat-server issue {}", what.name))
+    }))
 }
 
-fn compromised_offline(folder: &Path, what: &Compromised) -> Outcome<Object> {
+/// The same without a server; and why there is no replacement file, if there is none.
+fn compromised_offline(
+    folder: &Path,
+    what: &Compromised,
+) -> Outcome<(Object, Option<Box<Failure>>)> {
     let mut offline = Offline::open(folder)?;
     if !offline.server.declare_compromised(clock::now(), &what.name, &what.reason) {
         let text = format!("there is no member `{}`", what.name);
         return Err(Failure::new(Exit::NoSuchFile, text).advice("clawchat-server members"));
     }
     let issued = offline.perform(&IssueOptions { rooms: Vec::new(), save: true })?;
-    Ok(Object::new().with("new_file_ready", issued.is_some()))
+    let reply = Object::new().with("retired", true).with("new_file_ready", issued.is_some());
+    Ok((reply, issued.is_none().then(|| offline.why_not_issued())))
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     size: u64,
+    /// As much of it as was flushed.
+    durable: u64,
     /// By age. What has no recipient left keeps only its id.
     chats: BTreeMap<u64, StoredChat>,
     index: BTreeMap<(String, ChatId), u64>,
@@ -45,6 +47,7 @@ impl Journal {
             path: path.to_owned(),
             file,
             size: 0,
+            durable: 0,
             chats: BTreeMap::new(),
             index: BTreeMap::new(),
             next: 0,
@@ -62,6 +65,7 @@ impl Journal {
             // A full disk hinders new chat, not what is there: only a line that a crash cut must go.
             journal.file = open(path).map_err(|error| disk::cannot_write(path, &error))?;
             journal.file.set_len(journal.size).map_err(|error| disk::cannot_write(path, &error))?;
+            journal.durable = journal.size;
         }
         Ok(journal)
     }
@@ -134,7 +138,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes durable what was written.
+    /// Makes durable what was written since the last time. When it fails nothing of that stays: chat
+    /// that was called failed must not come back after a restart.
     ///
     /// # Errors
     /// The operating system's.
@@ -142,10 +147,30 @@ impl Journal {
         if self.size > COMPACT_AT {
             self.forget();
             let kept: usize = self.chats.values().map(|s| s.chat.text.len() + 200).sum();
-            if (kept as u64) < self.size / 2 {
-                return self.compact();
+            // Without room for a second journal the first one does for longer.
+            if (kept as u64) < self.size / 2 && self.compact().is_ok() {
+                return Ok(());
             }
         }
+        // The second may succeed: a flush that fails is told once, whatever it was of.
+        match self.sync().or_else(|_| self.sync()) {
+            Ok(()) => {
+                self.durable = self.size;
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.durable)?;
+                self.size = self.durable;
+                let before = Self::open(&self.path).map_err(io::Error::other)?;
+                *self = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        disk::faults::strike()?;
         self.file.sync_data()
     }
 
@@ -175,10 +200,12 @@ impl Journal {
             bytes.extend(write_stored(stored).encode());
             bytes.push(b'\n');
         }
-        disk::write_private(&self.path, &bytes, true)
+        // The very file that got the name: one opened by it could fail to open, and all that is
+        // written to the old one from then on would be lost.
+        self.file = disk::open_written(&self.path, &bytes, true)
             .map_err(|failure| io::Error::other(failure.to_string()))?;
-        self.file = open(&self.path)?;
         self.size = bytes.len() as u64;
+        self.durable = self.size;
         Ok(())
     }
 }
@@ -275,5 +302,58 @@ mod tests {
         assert!(!std::fs::read_to_string(&path).unwrap().contains("there"));
         disk::write_private(&path, b"{}\n{}\n", true).unwrap();
         assert_eq!(Journal::open(&path).unwrap_err().exit, Exit::Config);
+    }
+
+    #[test]
+    fn chat_that_failed_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.store(&chat(1, &["bob"])).unwrap();
+        disk::faults::fail_syncs(1);
+        journal.flush().unwrap();
+        journal.store(&chat(2, &["bob"])).unwrap();
+        disk::faults::fail_syncs(2);
+        assert!(journal.flush().is_err());
+        assert_eq!(journal.chats(), [chat(1, &["bob"])]);
+        journal.store(&chat(3, &["bob"])).unwrap();
+        journal.flush().unwrap();
+        drop(journal);
+        let kept = [chat(1, &["bob"]), chat(3, &["bob"])];
+        assert_eq!(Journal::open(&path).unwrap().chats(), kept);
+    }
+
+    #[test]
+    fn without_room_for_a_new_journal_the_old_one_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (near, far) = (folder.path().join("near"), folder.path().join("far"));
+        std::fs::create_dir(&near).unwrap();
+        let path = near.join("j");
+        let mut journal = Journal::open(&path).unwrap();
+        let mut long = chat(1, &["bob"]);
+        long.chat.text = "x".repeat(60_000);
+        for id in 0..150 {
+            long.chat.id = ChatId([id; 16]);
+            journal.store(&long).unwrap();
+            journal.delivered("ann", long.chat.id, "bob").unwrap();
+        }
+        // Nothing can be made in a folder that is not there.
+        std::fs::rename(&near, &far).unwrap();
+        journal.store(&chat(200, &["eve"])).unwrap();
+        journal.flush().unwrap();
+        std::fs::rename(&far, &near).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() > COMPACT_AT);
+        let last = |path: &Path| Journal::open(path).unwrap().chats().pop();
+        let copy = folder.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        assert_eq!(last(&copy), Some(chat(200, &["eve"])));
+        // With room it is rewritten, and what follows goes to the new one.
+        journal.store(&chat(201, &["eve"])).unwrap();
+        journal.flush().unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < COMPACT_AT);
+        journal.store(&chat(202, &["eve"])).unwrap();
+        journal.flush().unwrap();
+        drop(journal);
+        assert_eq!(last(&path), Some(chat(202, &["eve"])));
     }
 }

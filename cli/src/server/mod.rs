@@ -3,7 +3,10 @@
 mod admin;
 mod args;
 mod commands;
+mod compromising;
 pub mod journal;
+mod offline;
+mod resources;
 mod run;
 pub mod store;
 mod tell;

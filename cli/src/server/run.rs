@@ -3,15 +3,16 @@
 use super::admin::{self, Request};
 use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
+use super::compromising::Compromising;
 use super::journal::Journal;
+use super::resources::{self, Resources, Usage};
 use super::store::Store;
-use super::tell::describe;
+use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::process;
-use crate::text::{complain, event, list, moment, one_line, print};
+use crate::text::{complain, list, moment, one_line, print};
 use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::id::{OpId, SessionId};
+use clawchat_core::id::OpId;
 use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome as Completion;
 use clawchat_core::server::{Action, Event, Server, ServerConfig};
@@ -32,6 +33,8 @@ const SHUTDOWN: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) enum Command {
     Admin(Request),
+    /// A minute is over: what this process uses.
+    Sampled(Usage),
     Terminate,
     Stop,
 }
@@ -40,17 +43,6 @@ impl From<Request> for Command {
     fn from(request: Request) -> Self {
         Self::Admin(request)
     }
-}
-
-/// An operator who waits until COMPROMISED is through.
-#[derive(Debug)]
-struct Waiting {
-    member: String,
-    sessions: BTreeSet<SessionId>,
-    acknowledged: u64,
-    told: u64,
-    new_file_ready: Option<bool>,
-    reply: mpsc::Sender<Object>,
 }
 
 /// Who asked for a security file.
@@ -73,7 +65,8 @@ struct ServerHost {
     /// Options for the action that the machine is about to hand out.
     options: BTreeMap<OpId, IssueOptions>,
     askers: BTreeMap<OpId, Asker>,
-    compromising: Vec<Waiting>,
+    compromising: Compromising,
+    resources: Resources,
     remote: Remote<Command>,
     /// Issue a file to the first member once there is a port.
     first_member: Option<String>,
@@ -140,7 +133,8 @@ fn serve(
         results: BTreeMap::new(),
         options: BTreeMap::new(),
         askers: BTreeMap::new(),
-        compromising: Vec::new(),
+        compromising: Compromising::default(),
+        resources: Resources::default(),
         remote: remote.clone(),
         first_member,
         failure: None,
@@ -148,6 +142,7 @@ fn serve(
     };
     admin::listen(&folder, remote.clone())?;
     let worker = worker::start(store, journal, remote.clone(), inbox, results);
+    resources::watch(remote.clone());
     terminate_on_signal(remote)?;
     let ran = driver.run(&mut host);
     finish(&jobs, worker);
@@ -192,11 +187,13 @@ impl Host for ServerHost {
     fn start(&mut self, op: OpId, action: Action) {
         let replacement = IssueOptions { rooms: Vec::new(), save: true };
         let options = self.options.remove(&op).unwrap_or(replacement);
+        self.compromising.started(op, &action);
         // The worker outlives the loop.
         let _gone = self.jobs.send(Job::Action(op, action, options));
     }
 
     fn completed(&mut self, _server: &mut Server, _now: Now, op: OpId, outcome: Completion) {
+        self.compromising.completed(op, outcome);
         self.results.extend(self.issued.try_iter());
         let result = self.results.remove(&op);
         match (self.askers.remove(&op), result) {
@@ -217,13 +214,10 @@ impl Host for ServerHost {
     }
 
     fn event(&mut self, server: &mut Server, now: Now, event: Event) {
+        self.compromising.event(&event);
         match event {
-            Event::Listening { port } => self.listening(server, now, port),
-            // It is on another port already, and tries again by itself.
-            Event::NoPort if !server.open_ports().is_empty() => {
-                complain("no port could be bound for the next rotation; again in a minute");
-            }
-            Event::NoPort => {
+            // On another port already, it tries again by itself.
+            Event::NoPort if server.open_ports().is_empty() => {
                 let what = format!(
                     "cannot bind the UDP port at {}: it is in use, or not allowed here",
                     self.port_taken
@@ -232,14 +226,21 @@ impl Host for ServerHost {
                 self.failure = Some(failure.advice("--port N with another port, or --bind IP"));
                 self.remote.command(Command::Stop);
             }
-            other => self.tell(&other),
+            _ => self.tell(&describe(&event)),
         }
-        self.settle();
+        if let Event::Listening { .. } = event {
+            self.issue_to_first(server, now);
+        }
     }
 
     fn command(&mut self, server: &mut Server, now: Now, command: Command) -> Flow {
         match command {
             Command::Admin(request) => self.answer(server, now, request),
+            Command::Sampled(usage) => {
+                for told in self.resources.minute(&usage) {
+                    self.tell(&told);
+                }
+            }
             Command::Terminate => server.shut_down(now),
             Command::Stop => return Flow::Stop,
         }
@@ -248,12 +249,8 @@ impl Host for ServerHost {
 }
 
 impl ServerHost {
-    fn listening(&mut self, server: &mut Server, now: Now, port: u16) {
-        if self.json {
-            print(&event("listening").with("port", u64::from(port)));
-        } else if !self.quiet {
-            complain(&format!("listening on UDP port {port}"));
-        }
+    /// The first run makes the first member, once a file can name the port.
+    fn issue_to_first(&mut self, server: &mut Server, now: Now) {
         if let Some(member) = self.first_member.take()
             && let Ok(op) = server.issue(now, &member, &[], VALID_FOR.as_secs())
         {
@@ -267,7 +264,10 @@ impl ServerHost {
         let path = issued.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         if self.json {
             print(
-                &event("issued").with("member", issued.member.as_str()).with("path", path.as_str()),
+                &dated("issued")
+                    .with("member", issued.member.as_str())
+                    .with("path", path.as_str())
+                    .with("valid_until", issued.valid_until),
             );
         }
         if self.quiet {
@@ -284,54 +284,12 @@ impl ServerHost {
         }
     }
 
-    fn tell(&mut self, what: &Event) {
-        match what {
-            Event::Compromised { member, new_file_ready, .. } => {
-                self.compromised(member, *new_file_ready);
-            }
-            Event::Signalled { session, acknowledged, .. } => {
-                self.signalled(*session, *acknowledged);
-            }
-            _ => {}
-        }
-        let Some((object, line)) = describe(what) else { return };
+    fn tell(&self, told: &Told) {
         if self.json {
-            print(&object);
-        } else if !self.quiet {
-            complain(&line);
+            print(told.object());
+        } else if let Some(line) = told.line(self.quiet) {
+            complain(line);
         }
-    }
-
-    fn compromised(&mut self, member: &str, ready: bool) {
-        for waiting in self.compromising.iter_mut().filter(|waiting| waiting.member == member) {
-            waiting.new_file_ready = Some(ready);
-        }
-    }
-
-    fn signalled(&mut self, session: SessionId, acknowledged: bool) {
-        for waiting in &mut self.compromising {
-            if waiting.sessions.remove(&session) {
-                waiting.acknowledged += u64::from(acknowledged);
-            }
-        }
-    }
-
-    /// Answers operators whose COMPROMISED is through.
-    fn settle(&mut self) {
-        self.compromising.retain(|waiting| {
-            let Some(ready) = waiting.new_file_ready.filter(|_| waiting.sessions.is_empty()) else {
-                return true;
-            };
-            let _gone = waiting.reply.send(
-                Object::new()
-                    .with("ok", true)
-                    .with("member", waiting.member.as_str())
-                    .with("told", waiting.told)
-                    .with("acknowledged", waiting.acknowledged)
-                    .with("new_file_ready", ready),
-            );
-            false
-        });
     }
 
     fn answer(&mut self, server: &mut Server, now: Now, request: Request) {
@@ -405,17 +363,7 @@ impl ServerHost {
             let _gone = reply.send(no_member(member));
             return;
         }
-        let told = sessions.len() as u64;
-        let (member, acknowledged) = (member.to_owned(), 0);
-        let new_file_ready = None;
-        self.compromising.push(Waiting {
-            member,
-            sessions,
-            acknowledged,
-            told,
-            new_file_ready,
-            reply,
-        });
+        self.compromising.raised(member, sessions, reply);
     }
 }
 
@@ -462,13 +410,14 @@ fn status(server: &Server, now: Now) -> Object {
     });
     let drops =
         server.drops().fold(Object::new(), |o, (reason, count)| o.with(reason.name(), count));
+    let usage = Usage::now();
     Object::new()
         .with("ok", true)
         .with("port", server.port().map_or(0, u64::from))
         .with("clients_limit", server.max_sessions() as u64)
         .with("cipher", clawchat_core::crypto::aead::CipherProvider::name(&RustCrypto))
         .with("clients", list(sessions))
-        .with("cpu_ms", u64::try_from(process::cpu_time().as_millis()).unwrap_or(u64::MAX))
-        .with_some("memory_kib", process::memory_kib())
         .with("dropped", drops)
+        .with_some("memory", usage.as_ref().map(|usage| usage.memory))
+        .with_some("cpu_ms", usage.as_ref().map(|usage| usage.cpu_ms))
 }

@@ -4,10 +4,13 @@
 //!   server.json         who it is, where it is, the key of its port schedule
 //!   members/NAME.json   a member, its bootstrap key and rooms
 //!   credentials/N.json  a security file's secrets, each durable before its file is handed out
+//!   credentials/N.gone  one that was retired, on its way to be wiped
 //!   security/*.sec      security files that wait to be carried
 //!   chat.journal        chat on its way
 //!   admin.sock, lock    only while a server runs
 //! ```
+
+mod retire;
 
 use crate::disk::{self, wipe::wipe};
 use crate::failure::{Exit, Failure, Outcome};
@@ -168,16 +171,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a state folder, made if it is missing; `None` when another process has it.
+    /// Opens a state folder, made if it is missing; `None` when another process has it. What a crash
+    /// left half done is finished.
     ///
     /// # Errors
     /// 73, and 78 when it is open to others.
     pub fn open(folder: &Path) -> Outcome<Option<Self>> {
         for part in ["", "members", "credentials", "security"] {
             disk::make_private_folder(&folder.join(part))?;
-        }
-        for sec in files(&folder.join("security"))? {
-            disk::check_private(&sec)?;
         }
         let path = folder.join("lock");
         if !path.exists() {
@@ -187,7 +188,14 @@ impl Store {
         disk::check_private(&path)?;
         let lock = File::open(&path).map_err(|error| disk::cannot_write(&path, &error))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { folder: folder.to_owned(), _lock: lock })),
+            Ok(()) => {
+                let store = Self { folder: folder.to_owned(), _lock: lock };
+                store.finish();
+                for sec in files(&folder.join("security"))? {
+                    disk::check_private(&sec)?;
+                }
+                Ok(Some(store))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(disk::cannot_write(&path, &error.into())),
         }
@@ -287,21 +295,21 @@ impl Store {
     ) -> Outcome<()> {
         let path = self.credential_path(file);
         if credentials.is_empty() {
-            return self.retire(file);
+            return self.retire(&[file]);
         }
         let waiting = sec.map(ToOwned::to_owned).or_else(|| waiting_sec(&path));
-        let is_live = |credential: &Credential| credential.carried && !credential.is_retired();
-        let live = credentials.iter().any(is_live);
+        let live = credentials.iter().any(is_carried_and_accepted);
+        // Named until it is wiped, lest a crash in between forget it.
+        let named = waiting.as_deref().filter(|name| live || self.sec_path(name).exists());
         let secrets: Vec<Json> = credentials.iter().map(|c| write_credential(c).into()).collect();
-        let object = Object::new()
-            .with("file", file.0)
-            .with_some("sec", waiting.as_deref().filter(|_| live))
-            .with("secrets", secrets);
+        let object =
+            Object::new().with("file", file.0).with_some("sec", named).with("secrets", secrets);
         write_object(&path, object)?;
-        match waiting {
-            Some(name) if !live => self.wipe_sec(&name),
-            Some(_) | None => Ok(()),
+        if let Some(name) = named.filter(|_| !live) {
+            // The secrets are kept, and that is what was asked for.
+            retire::complain_of(self.wipe_sec(name));
         }
+        Ok(())
     }
 
     /// All credentials.
@@ -311,40 +319,18 @@ impl Store {
     pub fn credentials(&self) -> Outcome<Vec<Credential>> {
         let mut all = Vec::new();
         for path in json_files(&self.folder.join("credentials"))? {
-            all.extend(read_object(&path, |object| {
-                let file = FileId(object.uint("file")?);
-                let secrets = object.list("secrets")?.iter().map(|secret| match secret {
-                    Json::Object(secret) => read_credential(file, secret),
-                    _ => Err(Malformed::Field("secrets")),
-                });
-                secrets.collect::<Result<Vec<_>, _>>()
-            })?);
+            all.extend(read_object(&path, read_credentials)?);
         }
         Ok(all)
     }
 
-    fn wipe_sec(&self, name: &str) -> Outcome<()> {
-        let path = self.folder.join("security").join(name);
-        if !path.exists() {
-            return Ok(());
-        }
-        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))
+    fn sec_path(&self, name: &str) -> PathBuf {
+        self.folder.join("security").join(name)
     }
 
-    /// Wipes all secrets of a file, and its security file if that still waits here. Durable when it
-    /// returns.
-    ///
-    /// # Errors
-    /// 73.
-    pub fn retire(&self, file: FileId) -> Outcome<()> {
-        let path = self.credential_path(file);
-        if !path.exists() {
-            return Ok(());
-        }
-        // What can't be read can still be wiped.
-        let sec = waiting_sec(&path);
-        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))?;
-        sec.map_or(Ok(()), |name| self.wipe_sec(&name))
+    fn wipe_sec(&self, name: &str) -> Outcome<()> {
+        let path = self.sec_path(name);
+        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))
     }
 
     /// A name for a security file made at `unix_s` that is not taken (SPEC 6.1, PROTOCOL 8).
@@ -371,9 +357,18 @@ impl Store {
     /// # Errors
     /// 73.
     pub fn write_sec(&self, name: &str, bytes: &[u8]) -> Outcome<PathBuf> {
-        let path = self.folder.join("security").join(name);
+        let path = self.sec_path(name);
         disk::write_private(&path, bytes, false)?;
         Ok(path)
+    }
+
+    /// Wipes a member who was made with a security file that could not be written after all.
+    ///
+    /// # Errors
+    /// 73.
+    pub fn forget_member(&self, name: &str) -> Outcome<()> {
+        let path = self.member_path(name);
+        wipe(&path).map_err(|error| disk::cannot_write(&path, &error))
     }
 }
 
@@ -381,6 +376,11 @@ impl Store {
 fn waiting_sec(path: &Path) -> Option<String> {
     let sec = |object: &Object| object.optional("sec", |o, key| o.text(key).map(ToOwned::to_owned));
     read_object(path, sec).ok().flatten().filter(|name| !name.contains('/'))
+}
+
+/// Whether the security file that was carried by hand still counts.
+const fn is_carried_and_accepted(credential: &Credential) -> bool {
+    credential.carried && !credential.is_retired()
 }
 
 fn write_credential(credential: &Credential) -> Object {
@@ -399,6 +399,15 @@ fn write_credential(credential: &Credential) -> Object {
         .with("valid_until", credential.valid_until)
         .with("grace_period", credential.grace_period)
         .with("response_timeout", credential.response_timeout)
+}
+
+fn read_credentials(object: &Object) -> Result<Vec<Credential>, Malformed> {
+    let file = FileId(object.uint("file")?);
+    let secrets = object.list("secrets")?.iter().map(|secret| match secret {
+        Json::Object(secret) => read_credential(file, secret),
+        _ => Err(Malformed::Field("secrets")),
+    });
+    secrets.collect()
 }
 
 fn read_credential(file: FileId, object: &Object) -> Result<Credential, Malformed> {
@@ -423,8 +432,12 @@ fn read_credential(file: FileId, object: &Object) -> Result<Credential, Malforme
 
 /// The `.json` files in a folder; others, left by a crash, count for nothing.
 fn json_files(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    files_ending(folder, "json")
+}
+
+fn files_ending(folder: &Path, wanted: &str) -> Outcome<Vec<PathBuf>> {
     let mut paths = files(folder)?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == wanted));
     Ok(paths)
 }
 
@@ -511,8 +524,8 @@ mod tests {
         store.keep_credentials(FileId(3), &later, None).unwrap();
         assert_eq!(store.credentials().unwrap()[0].status, retired);
         assert!(!sec.exists(), "its secret is worth nothing any more");
-        store.retire(FileId(3)).unwrap();
-        store.retire(FileId(3)).unwrap();
+        store.retire(&[FileId(3)]).unwrap();
+        store.retire(&[FileId(3)]).unwrap();
         assert!(store.credentials().unwrap().is_empty());
         store.keep_credentials(FileId(3), &later, None).unwrap();
         store.keep_credentials(FileId(3), &[], None).unwrap();
@@ -543,5 +556,92 @@ mod tests {
         let store = Store::open(&folder.path().join("state")).unwrap().unwrap();
         disk::write_private(&store.folder().join("server.json"), b"{", false).unwrap();
         assert_eq!(store.identity().unwrap_err().exit, Exit::Config);
+    }
+
+    const FILE: FileId = FileId(3);
+
+    fn carried(status: CredentialStatus) -> Credential {
+        Credential {
+            file: FILE,
+            member: "ann".into(),
+            secret: Secret::take(&mut [5; 32]),
+            timestamp: 1,
+            carried: true,
+            status,
+            valid_until: 9,
+            grace_period: 300,
+            response_timeout: 10,
+        }
+    }
+
+    /// A store with one credential and the security file that goes with it.
+    fn with_sec(folder: &Path) -> (Store, PathBuf) {
+        let store = Store::open(folder).unwrap().unwrap();
+        let credential = [carried(CredentialStatus::Accepted)];
+        store.keep_credentials(FILE, &credential, Some("a.sec")).unwrap();
+        let sec = store.write_sec("a.sec", b"x").unwrap();
+        (store, sec)
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        let paths = files(&store.folder().join("credentials")).unwrap();
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        paths.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_retirement_cut_anywhere_is_finished() {
+        for (step, sec_there) in [("renamed", true), ("sec wiped", false), ("overwritten", false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state");
+            let (store, sec) = with_sec(&path);
+            let gone = path.join("credentials/3.gone");
+            std::fs::rename(store.credential_path(FILE), &gone).unwrap();
+            if !sec_there {
+                std::fs::remove_file(&sec).unwrap();
+            }
+            if step == "overwritten" {
+                std::fs::write(&gone, [0; 300]).unwrap();
+            }
+            assert!(store.credentials().unwrap().is_empty(), "{step}");
+            drop(store);
+            let store = Store::open(&path).unwrap().unwrap();
+            assert!(names(&store).is_empty() && !sec.exists(), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_retirement_that_failed_was_not_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, sec) = with_sec(&folder.path().join("state"));
+        disk::faults::fail_syncs(2);
+        assert_eq!(store.retire(&[FILE, FileId(4)]).unwrap_err().exit, Exit::CannotWrite);
+        assert_eq!(names(&store), ["3.json"]);
+        assert!(sec.exists());
+        disk::faults::fail_syncs(1);
+        store.retire(&[FILE, FileId(4)]).unwrap();
+        assert!(names(&store).is_empty() && !sec.exists());
+    }
+
+    #[test]
+    fn what_a_crash_left_is_wiped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let (store, sec) = with_sec(&path);
+        let retired = CredentialStatus::Retired { since: 8 };
+        // A folder has the name: it can't be wiped, which is not the same as not kept.
+        std::fs::remove_file(&sec).unwrap();
+        std::fs::create_dir(&sec).unwrap();
+        store.keep_credentials(FILE, &[carried(retired)], None).unwrap();
+        assert_eq!(store.credentials().unwrap()[0].status, retired);
+        std::fs::remove_dir(&sec).unwrap();
+        disk::write_private(&sec, b"x", true).unwrap();
+        let left = ["", "members", "credentials", "security"]
+            .map(|part| path.join(part).join(".tmp-3.json-Xy12"));
+        left.iter().for_each(|path| disk::write_private(path, b"a secret", false).unwrap());
+        drop(store);
+        let store = Store::open(&path).unwrap().unwrap();
+        assert!(!sec.exists() && left.iter().all(|path| !path.exists()));
+        assert_eq!(names(&store), ["3.json"]);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::journal::Journal;
 use super::store::Store;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::key::BootstrapKey;
 use clawchat_core::crypto::envelope;
 use clawchat_core::id::OpId;
@@ -60,13 +60,30 @@ pub fn issue(store: &Store, draft: &SecurityFileDraft, options: &IssueOptions) -
     let member = draft.credential.member.clone();
     let (key, new_member) = store.member_key(&member, &options.rooms)?;
     let sec = envelope::seal(&draft.content, key.secret(), draft.salt, draft.iv);
+    let path = keep(store, draft, options, &sec).inspect_err(|_| {
+        // What is answered as failed was not done.
+        let undone = store.retire(&[draft.credential.file]);
+        let forgotten = if new_member { store.forget_member(&member) } else { Ok(()) };
+        if let Err(failure) = undone.and(forgotten) {
+            crate::text::complain(&failure.to_string());
+        }
+    })?;
+    let valid_until = draft.content.valid_until;
+    Ok(Issued { member, sec, path, key, new_member, valid_until })
+}
+
+/// Keeps the secret, then the file if it is to wait here; where that is.
+fn keep(
+    store: &Store,
+    draft: &SecurityFileDraft,
+    options: &IssueOptions,
+    sec: &[u8],
+) -> Outcome<Option<PathBuf>> {
     let name = options.save.then(|| store.sec_name(draft.content.timestamp)).transpose()?;
     // The secret first: a file must never be out whose server does not know it.
     let credential = core::slice::from_ref(&draft.credential);
     store.keep_credentials(draft.credential.file, credential, name.as_deref())?;
-    let path = name.map(|name| store.write_sec(&name, &sec)).transpose()?;
-    let valid_until = draft.content.valid_until;
-    Ok(Issued { member, sec, path, key, new_member, valid_until })
+    name.map(|name| store.write_sec(&name, sec)).transpose()
 }
 
 /// Starts the thread.
@@ -129,16 +146,10 @@ fn perform(
             .keep_credentials(*file, credentials, None)
             .map_err(|failure| crate::text::complain(&failure.to_string()))
             .is_ok(),
-        Action::RetireFiles { files } => {
-            let told = |failure: Box<Failure>| crate::text::complain(&failure.to_string());
-            // All of them, also when one fails.
-            files
-                .iter()
-                .map(|file| store.retire(*file).map_err(told))
-                .filter(Result::is_err)
-                .count()
-                == 0
-        }
+        Action::RetireFiles { files } => store
+            .retire(files)
+            .map_err(|failure| crate::text::complain(&failure.to_string()))
+            .is_ok(),
         Action::BindPort { .. }
         | Action::ClosePort { .. }
         | Action::StoreChat { .. }
@@ -148,4 +159,54 @@ fn perform(
 
 fn complete<C>(remote: &Remote<C>, op: OpId, done: bool) {
     let _gone = remote.complete(op, if done { Completion::Done } else { Completion::Failed });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+    use clawchat_core::crypto::aead::RustCrypto;
+    use clawchat_core::limits::KeyLimits;
+    use clawchat_core::server::{PortChoice, Server, ServerConfig, Timing};
+    use clawchat_mio::{clock, entropy};
+
+    /// What a machine asks to be written for a new member.
+    fn draft() -> Box<SecurityFileDraft> {
+        let config = ServerConfig {
+            server_id: "s".into(),
+            server_name: "s".into(),
+            public: "127.0.0.1".into(),
+            port: PortChoice::Fixed(5000),
+            timing: Timing::every(3600),
+            key_limits: KeyLimits::default(),
+            renewal_valid_for: 60,
+            members: Vec::new(),
+            credentials: Vec::new(),
+            chats: Vec::new(),
+            max_sessions: 1,
+            provider: &RustCrypto,
+        };
+        let mut server = Server::new(config, &entropy::seed().unwrap(), clock::now());
+        while server.poll_action().is_some() {}
+        server.issue(clock::now(), "ann", &[], 60).unwrap();
+        match server.poll_action() {
+            Some((_, Action::IssueSecurityFile { draft })) => draft,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_issue_that_failed_was_not_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let store = Store::open(&path).unwrap().unwrap();
+        let (draft, options) = (draft(), IssueOptions { rooms: Vec::new(), save: true });
+        let security = path.join("security");
+        std::fs::remove_dir(&security).unwrap();
+        assert_eq!(issue(&store, &draft, &options).unwrap_err().exit, Exit::CannotWrite);
+        assert!(store.credentials().unwrap().is_empty() && store.members().unwrap().is_empty());
+        std::fs::create_dir(&security).unwrap();
+        assert!(issue(&store, &draft, &options).unwrap().path.unwrap().exists());
+        assert_eq!(store.credentials().unwrap().len(), 1);
+    }
 }
