@@ -3,6 +3,8 @@
 mod client_disk;
 pub mod crowd;
 pub mod disk;
+pub mod eve;
+pub mod hostile;
 pub mod lazy;
 pub mod mutants;
 pub mod nat;

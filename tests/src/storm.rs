@@ -2,6 +2,7 @@
 //! must settle.
 
 use crate::disk::DiskFaults;
+use crate::eve::EVE;
 use crate::net::{Link, Rng, Way, flip};
 use crate::world::{ClientNode, Clock, Process, SERVER_IP, SERVER_IP6, Setup, World};
 use clawchat_core::id::FileId;
@@ -55,16 +56,24 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
 }
 
+/// Whether one of the members of a seed's world is hostile.
+const fn has_eve(seed: u64) -> bool {
+    Rng::new(seed.rotate_left(16) ^ 0xe7e).chance(300)
+}
+
 fn setup(seed: u64, verbose: bool) -> Setup {
     let mut rng = Rng::new(!seed);
     let pick = |rng: &mut Rng, choices: [u64; 4]| choices[rng.index(4)];
     Setup {
-        members: vec![
+        members: [
             ("ann", vec!["ops", "deep"]),
             ("bob", vec![]),
             ("cid", vec!["ops"]),
             ("dan", vec!["deep"]),
-        ],
+        ]
+        .into_iter()
+        .chain(has_eve(seed).then_some((EVE, vec![])))
+        .collect(),
         scheduled: rng.chance(600),
         nat: rng.chance(600),
         dual: rng.chance(400),
@@ -93,6 +102,10 @@ impl Chaos {
             if chaos.rng.chance(800) {
                 chaos.world.start(file);
             }
+        }
+        if has_eve(seed) {
+            chaos.world.fault("hostile member");
+            chaos.world.let_in(&TO);
         }
         chaos
     }
@@ -406,6 +419,7 @@ impl Chaos {
     /// No faults any more: everybody comes back, and everything arrives.
     fn quiet(&mut self) {
         self.world.calm();
+        self.world.stop_eve();
         // Signals that are out come to their end.
         self.world.run(Duration::from_secs(15));
         self.settle();
@@ -473,6 +487,8 @@ pub fn play(seed: u64, hours: u64, verbose: bool) -> Outcome {
     let mut chaos = Chaos::new(seed, hours, verbose);
     chaos.storm();
     chaos.quiet();
+    let hostile = chaos.world.hostile_sessions();
+    chaos.world.faults.insert("hostile session", hostile);
     let oracles = &chaos.world.oracles;
     Outcome {
         hash: chaos.world.transcript.hash(),

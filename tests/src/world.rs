@@ -5,6 +5,7 @@
 //! asked; the first complaint ends the run with the seed and the last lines of its transcript.
 
 use crate::disk::{Disk, duplicate};
+use crate::eve::{EVE, Eve, Post};
 use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
 use crate::nat::{Kind, Nat};
 use crate::net::{Link, Net, Rng, Way};
@@ -218,6 +219,7 @@ pub(crate) enum Happening {
     Complete { who: Who, run: u32, op: OpId, outcome: Outcome },
     Bound { run: u32, op: OpId, port: PortId, number: u16 },
     ClientBound { process: Process, op: OpId },
+    Eve(Post),
     ClientWiped { process: Process, op: OpId, ok: bool },
     ClientStored { process: Process, op: OpId, content: Box<SecurityFile>, told: bool },
 }
@@ -263,6 +265,8 @@ pub struct World {
     pub server: ServerNode,
     clients: Vec<ClientNode>,
     addresses: BTreeMap<SocketAddr, Process>,
+    /// A hostile member, if there is one.
+    pub(crate) eve: Option<Eve>,
     /// What must hold.
     pub oracles: Oracles,
     /// What happened.
@@ -312,6 +316,7 @@ impl World {
             server: ServerNode { clock, ..ServerNode::default() },
             clients: Vec::new(),
             addresses: BTreeMap::new(),
+            eve: None,
             oracles: Oracles::default(),
             transcript,
             tap: None,
@@ -516,6 +521,10 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrive { to, from, datagram } => self.arrive(to, from, datagram),
+            Happening::Eve(post) => {
+                let verdict = self.eve_happens(post);
+                self.oracles.judge(verdict);
+            }
             Happening::Timer(Who::Server) => self.server_timer(),
             Happening::Timer(Who::Client(process)) => self.client_timer(process),
             Happening::Drain(who) => self.drain_late(who),
@@ -777,11 +786,14 @@ impl World {
         let to = path.remote;
         self.emitted(Who::Server, to, &datagram);
         let bound = self.server.ports.iter().find(|(_, port)| **port == path.port);
-        let Some((number, _)) = bound else {
+        let Some(number) = bound.map(|(number, _)| *number) else {
             self.fail("the server sends by a port that is not bound");
         };
+        if self.goes_to_eve(to, &datagram) {
+            return;
+        }
         let ip = if to.is_ipv6() { SERVER_IP6 } else { SERVER_IP };
-        let from = (ip, *number).into();
+        let from = (ip, number).into();
         self.judge_unproven(to, datagram.len());
         if let Some((process, own)) = self.forwarded(to) {
             self.carry(process, Way::Down, from, own, &datagram);
@@ -1011,6 +1023,16 @@ impl World {
         self.check();
     }
 
+    /// A port that the server has bound, as it names it.
+    pub(crate) fn any_port(&self) -> Option<PortId> {
+        self.server.ports.values().next().copied()
+    }
+
+    /// What the server's wall clock shows.
+    pub(crate) fn server_wall(&self) -> UnixMs {
+        self.server.clock.at(self.now).wall
+    }
+
     /// The number of the port that the server has bound.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
@@ -1156,8 +1178,11 @@ impl World {
                     self.oracles.epochs.rotated(Who::Server, self.session(session.0), *epoch);
                 self.oracles.judge(verdict);
             }
-            server::Event::Disconnected { reason, .. } => {
-                self.oracles.judge(honest_end(Who::Server, reason));
+            server::Event::Disconnected { member, reason, .. } => {
+                // A hostile member's session may end as a violation.
+                if self.eve.is_none() || member != EVE {
+                    self.oracles.judge(honest_end(Who::Server, reason));
+                }
             }
             server::Event::Chat(chat) => {
                 let verdict = self.oracles.chats.told_at_server(chat);

@@ -62,9 +62,19 @@ impl SendChannel {
     /// Queues a message of 1..65,536 bytes. False when the backlog is full; the few steps of key
     /// rotation go in all the same.
     #[must_use]
-    pub(crate) fn push(&mut self, kind: PacketType, bytes: Vec<u8>, token: Option<Token>) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        kind: PacketType,
+        mut bytes: Vec<u8>,
+        token: Option<Token>,
+    ) -> bool {
         if self.waiting.len() >= CHANNEL_BACKLOG && kind != PacketType::KeyRotation {
             return false;
+        }
+        // Encoders reserve far more than most messages need. A renewed secret, which only comes with
+        // a port, stays where it is: a copy would be left behind.
+        if kind != PacketType::PortRotation {
+            bytes.shrink_to_fit();
         }
         let (unsent, lost, acked) = (0, RangeSet::new(), RangeSet::new());
         let bytes = Zeroizing::new(bytes);

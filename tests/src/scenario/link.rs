@@ -296,6 +296,16 @@ impl Link {
         Ok(whole)
     }
 
+    /// Forgets old epochs, and all but the newest numbers that arrived.
+    pub(crate) fn trim(&mut self) {
+        while self.received.len() > 512 {
+            self.received.pop_first();
+        }
+        while self.epochs.len() > 4 {
+            self.epochs.pop_first();
+        }
+    }
+
     /// An ACK of all that arrived, as a frame; `None` when nothing did.
     #[must_use]
     pub(crate) fn ack(&self) -> Option<Value> {

@@ -108,6 +108,20 @@ fn window_of_the_sender() {
 }
 
 #[test]
+fn what_waits_takes_no_more_than_its_length() {
+    let roomy = || {
+        let mut bytes = Vec::with_capacity(4096);
+        bytes.push(b'x');
+        bytes
+    };
+    let mut sender = SendChannel::default();
+    assert!(sender.push(PacketType::Chat, roomy(), None));
+    assert!(sender.push(PacketType::PortRotation, roomy(), None));
+    let [short, secret] = [0, 1].map(|at| sender.waiting[at].bytes.capacity());
+    assert!(short < 64 && secret == 4096, "a secret leaves no copy behind");
+}
+
+#[test]
 fn near_the_end_of_an_epoch_only_rotation_begins() {
     let mut sender = SendChannel::default();
     assert!(sender.push(PacketType::Chat, vec![0; 10], None));
