@@ -2,8 +2,9 @@
 
 use crate::disk::duplicate;
 use crate::oracle::{Verdict, Who};
-use crate::world::{Happening, Process, World};
+use crate::world::{Happening, Process, World, micros};
 use clawchat_core::id::{FileId, OpId};
+use clawchat_core::limits::OP_TIMEOUT;
 use clawchat_core::ops::Outcome;
 use clawchat_core::wire::secfile::SecurityFile;
 
@@ -17,6 +18,7 @@ impl World {
         let lost = self.rng.chance(faults.lost);
         if lost {
             self.fault("lost completion");
+            self.lose_until(process, at + micros(OP_TIMEOUT));
         }
         if self.rng.chance(faults.issue) || (lost && self.rng.chance(500)) {
             if !lost {

@@ -117,6 +117,10 @@ impl Chaos {
         let Some(process) = self.rng.pick(&self.everybody()).copied() else { return };
         let interval = self.world.setup.interval;
         let slots = if interval > 600 { 2 } else { 20 };
+        // Who waits for a disk that never answers begins no session before it gives that up.
+        if self.world.now() < self.world.client(process).lost_until {
+            return;
+        }
         let secs = self.rng.range(0..=slots * interval);
         let file = self.world.client(process).file.and_then(|file| self.world.stored_file(file));
         if file.is_none_or(|file| file.valid_until < self.world.server_secs() + secs + 600) {

@@ -80,8 +80,9 @@ impl Sessions {
             let new = Side { epoch: *epoch, since: now, asked: None, bytes: 0 };
             let side = self.sides.entry(key).or_insert(new);
             if side.epoch != *epoch {
-                ensure(side.epoch.next() == *epoch, || {
-                    format!("oracle 3: {who:?} goes from epoch {} to {epoch}", side.epoch)
+                // That none is skipped is seen in what machines tell: here two may pass between looks.
+                ensure(side.epoch < *epoch, || {
+                    format!("oracle 3: {who:?} goes from epoch {} back to {epoch}", side.epoch)
                 })?;
                 *side = Side { epoch: *epoch, since: now, asked: None, bytes: 0 };
             }
@@ -313,7 +314,7 @@ mod tests {
         complains(look(&mut sessions, 2, &pair(1, 3)), "oracle 3");
         let mut sessions = Sessions::default();
         assert_eq!(look(&mut sessions, 0, &pair(2, 1)), Ok(()));
-        complains(look(&mut sessions, 1, &pair(4, 2)), "oracle 3");
+        complains(look(&mut sessions, 1, &pair(1, 1)), "oracle 3");
         complains(look(&mut sessions, 1, &[Seen { held: 4, ..seen(CLIENT, 1, 2) }]), "oracle 3");
     }
 

@@ -182,6 +182,8 @@ pub struct ClientNode {
     began_with: u64,
     /// When its disk is idle again, world time.
     disk_busy: u64,
+    /// Until when it waits for a completion that never comes, world time.
+    pub lost_until: u64,
     /// What it told.
     pub events: Vec<client::Event>,
     /// When it was started, world time.
@@ -357,6 +359,10 @@ impl World {
 
     pub(crate) fn set_busy(&mut self, process: Process, until: u64) {
         self.clients[process.0].disk_busy = until;
+    }
+
+    pub(crate) fn lose_until(&mut self, process: Process, until: u64) {
+        self.clients[process.0].lost_until = until;
     }
 
     pub(crate) fn stored_file(&self, file: FileId) -> Option<&SecurityFile> {
@@ -879,25 +885,37 @@ impl World {
 
     /// Whatever is due or waits at a machine is done.
     fn catch_up(&mut self, who: Who) {
+        // What is sent may make something else due.
+        while self.time_out(who) {
+            self.drain(who);
+        }
+        self.drain(who);
+    }
+
+    /// Tells a machine the time if something is due; whether it was.
+    fn time_out(&mut self, who: Who) -> bool {
         let world = self.now;
         let due = |at: Option<Instant>, now: Now| at.is_some_and(|at| at <= now.mono);
         match who {
             Who::Server => {
-                let Some(host) = &mut self.server.host else { return };
+                let Some(host) = &mut self.server.host else { return false };
                 let now = host.clock.at(world);
-                if due(host.machine.deadline(), now) {
+                let due = due(host.machine.deadline(), now);
+                if due {
                     host.machine.handle_timeout(now);
                 }
+                due
             }
             Who::Client(process) => {
-                let Some(host) = &mut self.clients[process.0].host else { return };
+                let Some(host) = &mut self.clients[process.0].host else { return false };
                 let now = host.clock.at(world);
-                if due(host.machine.deadline(), now) {
+                let due = due(host.machine.deadline(), now);
+                if due {
                     host.machine.handle_timeout(now);
                 }
+                due
             }
         }
-        self.drain(who);
     }
 
     /// A client gets a damaged, forged or replayed datagram: nothing follows, but that a copy of an
@@ -1306,6 +1324,7 @@ impl World {
             asleep_until: 0,
             began_with,
             disk_busy: 0,
+            lost_until: 0,
             events: Vec::new(),
             started: self.now,
             connected: false,

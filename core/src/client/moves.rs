@@ -80,11 +80,14 @@ impl Client {
         }
         let clock = self.server_clock;
         let opens = clock.map_or(now.mono, |clock| clock.when(announced.opens_at));
+        let State::InSession(session, _) = &self.state else { return };
+        let present = session.path().remote.port() == announced.new_port;
         // The present port, told with a renewed file, takes nothing back of what is to come.
-        if self.next_port.is_none_or(|next| next.asked || next.opens <= opens) {
-            self.next_port = Some(NextPort { number: announced.new_port, opens, asked: false });
-            self.follow_port(now);
+        if present && self.next_port.is_some_and(|next| !next.asked && next.opens > opens) {
+            return;
         }
+        self.next_port = Some(NextPort { number: announced.new_port, opens, asked: false });
+        self.follow_port(now);
     }
 
     /// Asks at the announced port, once it opens, whether the server is there; and at its other
