@@ -21,7 +21,7 @@ impl Chaos {
         self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
         self.settle();
         self.rehearse_rotations();
-        match self.rng.below(5) {
+        match self.rng.below(if self.brief { 3 } else { 5 }) {
             0 | 1 => self.rehearse_rebinding(),
             2 => self.rehearse_forwarder(),
             3 => self.rehearse_sleep(),
@@ -38,7 +38,7 @@ impl Chaos {
         let processes = self.everybody();
         let rotations = rotations(&self.world, &processes);
         let ends = ends(&self.world, &processes);
-        for turn in 0..10 {
+        for turn in 0..if self.brief { 2 } else { 6 } {
             for process in &processes {
                 let _ = self.world.say(*process, "#lobby", "rehearsal");
                 self.world.rotate_by_client(*process);

@@ -44,6 +44,16 @@ const LOOK_EVERY: u64 = 8;
 /// A machine whose deadline never moves on spins.
 const SPINS: u32 = 200;
 
+/// Writes a line of the transcript, if there is one: most worlds are played for their verdict alone.
+macro_rules! line {
+    ($world:expr, $($text:tt)*) => {
+        if $world.transcript.is_kept() {
+            let text = format!($($text)*);
+            $world.line(text);
+        }
+    };
+}
+
 /// One run of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Process(pub usize);
@@ -408,13 +418,13 @@ impl World {
     pub fn sleep(&mut self, process: Process, time: Duration) {
         self.fault("sleep");
         self.clients[process.0].asleep_until = self.now + micros(time);
-        self.line(format!("{process:?} sleeps for {time:?}"));
+        line!(self, "{process:?} sleeps for {time:?}");
     }
 
     /// Sets the wall clock of the server, or of a client.
     pub fn step_clock(&mut self, process: Option<Process>, ms: i64) {
         self.fault("clock step");
-        self.line(format!("the clock of {process:?} is set by {ms} ms"));
+        line!(self, "the clock of {process:?} is set by {ms} ms");
         match process {
             None => {
                 if ms < 0 {
@@ -432,7 +442,7 @@ impl World {
     /// Sets a client's wall clock to so much ahead, milliseconds.
     pub fn set_clock(&mut self, process: Process, ahead: i64) {
         self.fault("clock step");
-        self.line(format!("the clock of {process:?} is set to {ahead} ms"));
+        line!(self, "the clock of {process:?} is set to {ahead} ms");
         let host = self.clients[process.0].host.as_mut();
         host.into_iter().for_each(|host| host.clock.ahead = ahead);
     }
@@ -440,7 +450,7 @@ impl World {
     /// A client's translator forgets all mappings.
     pub fn rebind(&mut self, process: Process) {
         self.fault("rebinding");
-        self.line(format!("{process:?} is rebound"));
+        line!(self, "{process:?} is rebound");
         self.clients[process.0].nat.rebind();
     }
 
@@ -536,14 +546,14 @@ impl World {
             Happening::Drain(who) => self.drain_late(who),
             Happening::Perform { run, action } => {
                 if run == self.server.run {
-                    self.line(format!("disk {}", brief(&action)));
+                    line!(self, "disk {}", brief(&action));
                     self.disk.perform(self.now, action);
                     self.check_stored();
                 }
             }
             Happening::Complete { who, run, op, outcome } => {
                 if run == self.server.run || who != Who::Server {
-                    self.line(format!("{who:?} op {op} {outcome:?}"));
+                    line!(self, "{who:?} op {op} {outcome:?}");
                     self.complete(who, op, outcome);
                 }
             }
@@ -778,7 +788,7 @@ impl World {
     // Datagrams.
 
     fn emitted(&mut self, from: Who, to: SocketAddr, datagram: &[u8]) {
-        self.line(format!("{from:?} -> {to} {} {:?}", datagram.len(), kind(datagram)));
+        line!(self, "{from:?} -> {to} {} {:?}", datagram.len(), kind(datagram));
         self.transcript.bytes(datagram);
         let verdict = self.oracles.wire.emitted(from, to, datagram);
         self.oracles.judge(verdict);
@@ -1097,7 +1107,7 @@ impl World {
         self.server.run += 1;
         self.server.host = Some(Host::new(machine, clock, lazy));
         self.oracles.chats.server_began();
-        self.line(format!("server run {}", self.server.run));
+        line!(self, "server run {}", self.server.run);
         self.turn(Who::Server);
     }
 
@@ -1154,7 +1164,7 @@ impl World {
 
     fn server_acts(&mut self, op: OpId, action: server::Action) {
         let (run, who) = (self.server.run, Who::Server);
-        self.line(format!("server asks {op} {}", brief(&action)));
+        line!(self, "server asks {op} {}", brief(&action));
         if let server::Action::BindPort { port, number } = action {
             let at = self.now + self.rng.range(20..=2_000);
             if self.server.ports_taken > 0 {
@@ -1184,7 +1194,7 @@ impl World {
 
     fn server_tells(&mut self, event: server::Event) {
         self.told = true;
-        self.line(format!("server tells {event:?}"));
+        line!(self, "server tells {event:?}");
         match &event {
             server::Event::Connected { session, .. } => {
                 let verdict =
@@ -1333,7 +1343,7 @@ impl World {
             file_gone: false,
             sessions: 0,
         });
-        self.line(format!("{process:?} of {member} starts"));
+        line!(self, "{process:?} of {member} starts");
         self.turn(Who::Client(process));
         process
     }
@@ -1359,7 +1369,7 @@ impl World {
     /// Drops a client; its host has told its application everything first.
     pub fn crash_client(&mut self, process: Process) {
         self.hear_out(process);
-        self.line(format!("{process:?} crashes"));
+        line!(self, "{process:?} crashes");
         let node = &mut self.clients[process.0];
         (node.host, node.connected) = (None, false);
         self.check();
@@ -1390,7 +1400,7 @@ impl World {
     }
 
     fn client_acts(&mut self, process: Process, op: OpId, action: &client::Action) {
-        self.line(format!("{process:?} asks {op} {}", brief_client(action)));
+        line!(self, "{process:?} asks {op} {}", brief_client(action));
         let at = self.now + self.rng.range(20..=2_000);
         match action {
             client::Action::BindPort { .. } => {
@@ -1417,7 +1427,7 @@ impl World {
 
     fn client_tells(&mut self, process: Process, event: client::Event) {
         self.told = true;
-        self.line(format!("{process:?} tells {event:?}"));
+        line!(self, "{process:?} tells {event:?}");
         let verdict = self.judge_client(process, &event);
         self.oracles.judge(verdict);
         let node = &mut self.clients[process.0];
@@ -1515,7 +1525,7 @@ impl World {
         let recipients = self.recipients(&from, to);
         let said = self.with_client(process, |client, now| client.send_chat(now, to, text));
         let id = said.unwrap_or(Err(SendError::Closed))?;
-        self.line(format!("{process:?} says {id} to {to}"));
+        line!(self, "{process:?} says {id} to {to}");
         self.oracles.chats.sent(process, &from, id, recipients, text);
         self.check();
         Ok(id)

@@ -52,6 +52,11 @@ impl Session {
         }
     }
 
+    /// Whether the peer does not answer at the present path.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.phase.transport().is_some_and(|t| t.recovery.pto_count() >= SILENT_PTOS)
+    }
+
     /// Client: while the server is silent at the present address, it is asked at its others, and at the
     /// port that it announced last (PROTOCOL 6).
     pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr], port: Option<u16>) {

@@ -8,7 +8,7 @@ use clawchat_tests::storm::{Outcome, play};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 
 /// Seeds that one process plays.
@@ -24,6 +24,19 @@ struct Options {
     until_violation: bool,
     /// It is one of many processes.
     worker: bool,
+    /// It plays what was violated once more, to show the end of its transcript.
+    again: bool,
+}
+
+impl Options {
+    /// Lines of the transcript to keep.
+    const fn lines(self) -> usize {
+        match (self.verbose, self.again) {
+            (true, _) => 1_000_000,
+            (false, true) => 100,
+            (false, false) => 0,
+        }
+    }
 }
 
 fn options() -> Option<Options> {
@@ -34,9 +47,10 @@ fn options() -> Option<Options> {
             "--seeds" => &mut options.seeds,
             "--from" => &mut options.from,
             "--hours" => &mut options.hours,
-            "--verbose" | "--until-violation" | "--worker" => {
+            "--verbose" | "--until-violation" | "--worker" | "--again" => {
                 let flag = match name.as_str() {
                     "--worker" => &mut options.worker,
+                    "--again" => &mut options.again,
                     "--verbose" => &mut options.verbose,
                     _ => &mut options.until_violation,
                 };
@@ -92,7 +106,7 @@ impl Totals {
 fn play_all(options: Options) -> ExitCode {
     let mut out = std::io::stdout().lock();
     for seed in options.from..options.from.saturating_add(options.seeds) {
-        let outcome = play(seed, options.hours, options.verbose);
+        let outcome = play(seed, options.hours, options.lines());
         let Outcome { datagrams, chats, shown, virtual_secs, keys, ports, moves, .. } = outcome;
         let mut line =
             format!("{seed} {virtual_secs} {datagrams} {chats} {shown} {keys} {ports} {moves}");
@@ -110,16 +124,8 @@ fn play_all(options: Options) -> ExitCode {
 /// Has a process of its own play seeds, so that one that panics takes nothing with it. How many it
 /// came through.
 fn play_apart(options: Options, totals: &Mutex<Totals>) -> u64 {
-    let number = |value: u64| value.to_string();
-    let (seeds, from, hours) = (number(options.seeds), number(options.from), number(options.hours));
-    let program = std::env::current_exe().expect("it runs");
-    let mut command = std::process::Command::new(program);
-    command.args(["--worker", "--seeds", &seeds, "--from", &from, "--hours", &hours]);
-    if options.verbose {
-        command.arg("--verbose");
-    }
-    let child = command.stdout(std::process::Stdio::piped()).spawn();
-    let mut child = child.expect("another process can be started");
+    let mut child = worker(options).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let child = child.as_mut().expect("another process can be started");
     let lines = std::io::BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let mut done = 0;
     for line in lines.map_while(Result::ok) {
@@ -130,8 +136,24 @@ fn play_apart(options: Options, totals: &Mutex<Totals>) -> u64 {
     if ended_well && done == options.seeds {
         return done;
     }
-    totals.lock().expect("nobody panics with it").violations.push(options.from + done);
+    let from = options.from + done;
+    totals.lock().expect("nobody panics with it").violations.push(from);
+    // The same again, with a transcript.
+    let shown = worker(Options { from, seeds: 1, again: true, ..options }).status();
+    debug_assert!(shown.is_ok_and(|status| !status.success()), "a seed always ends alike");
     done + 1
+}
+
+/// A process of its own for some seeds.
+fn worker(options: Options) -> Command {
+    let number = |value: u64| value.to_string();
+    let (seeds, from, hours) = (number(options.seeds), number(options.from), number(options.hours));
+    let program = std::env::current_exe().expect("it runs");
+    let mut command = Command::new(program);
+    command.args(["--worker", "--seeds", &seeds, "--from", &from, "--hours", &hours]);
+    command.args(options.verbose.then_some("--verbose"));
+    command.args(options.again.then_some("--again"));
+    command
 }
 
 fn main() -> ExitCode {
