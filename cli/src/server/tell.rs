@@ -168,6 +168,19 @@ fn describe_audit(what: &Audit) -> Told {
             of_member("not_renewed", member).with("file", file.0),
             format!("a security file of {member} could not be renewed"),
         ),
+        Audit::NotRetired { file, member } => Told::waking(
+            of_member("not_retired", member).with("file", file.0),
+            format!(
+                "a security file of {member} is refused, but a restart would accept it: the disk does \
+                 not take that yet, it is tried again each minute"
+            ),
+        ),
+        Audit::NotKept { file, member } => Told::news(
+            of_member("not_kept", member).with("file", file.0),
+            format!(
+                "secrets of {member} can't be written to the disk, it is tried again each minute"
+            ),
+        ),
         Audit::SecretRetired { file, member } => {
             Told::quiet(of_member("secret_retired", member).with("file", file.0))
         }
@@ -292,6 +305,11 @@ mod tests {
                 Audit::NotRenewed { file, member: member() },
                 r#""not_renewed","member":"ann","file":5}"#,
             ),
+            (
+                Audit::NotRetired { file, member: member() },
+                r#""not_retired","member":"ann","file":5}"#,
+            ),
+            (Audit::NotKept { file, member: member() }, r#""not_kept","member":"ann","file":5}"#),
             (
                 Audit::SecretRetired { file, member: member() },
                 r#""secret_retired","member":"ann","file":5}"#,
