@@ -105,8 +105,10 @@ impl Chats {
         ensure(meant, || format!("oracle 2: chat {} was shown to {member}", chat.id))?;
         let once = self.shown.insert((reader, chat.from.clone(), chat.id));
         ensure(once, || format!("oracle 2: chat {} was shown twice to {member}", chat.id))?;
-        self.reached.insert((member.to_string(), chat.from.clone(), chat.id));
-        if late {
+        let again = !self.reached.insert((member.to_string(), chat.from.clone(), chat.id));
+        // What a crash made the server forget to have delivered comes again, to whichever device is
+        // there: the one that showed it passes over it.
+        if late || again {
             return Ok(());
         }
         let newest = self.newest.insert((reader, writer), order);

@@ -66,11 +66,15 @@ impl Chaos {
         let Some(process) = self.rng.pick(&self.everybody()).copied() else { return };
         let Some(before) = session(&self.world, process) else { return };
         let ends = ends(&self.world, &[process]);
+        let path = |world: &World| world.client_machine(process).and_then(Client::path);
+        let begin = path(&self.world);
         self.world.rebind(process);
         let _ = self.world.say(process, "#lobby", "from elsewhere");
         let moved = |world: &World| {
             let now = session(world, process);
-            now.is_some_and(|now| Some(now.remote) == world.client(process).address)
+            // A client that looks for its server elsewhere meanwhile is followed there, in its time.
+            path(world) != begin
+                || now.is_some_and(|now| Some(now.remote) == world.client(process).address)
         };
         // Half a round trip until its first packet is there.
         let rtt = before.rtt.unwrap_or(before.pto);

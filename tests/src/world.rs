@@ -895,11 +895,11 @@ impl World {
 
     /// Whatever is due or waits at a machine is done.
     fn catch_up(&mut self, who: Who) {
+        self.drain(who);
         // What is sent may make something else due.
         while self.time_out(who) {
             self.drain(who);
         }
-        self.drain(who);
     }
 
     /// Tells a machine the time if something is due; whether it was.

@@ -259,7 +259,9 @@ fn an_expired_file_is_refused() {
     world.expect("in grace", SOON, |world| world.client(in_time).connected);
     world.run(Duration::from_secs(30));
     assert!(world.client(in_time).connected, "expiry stops hellos, not sessions");
-    let late = world.start(file);
+    // What was carried, not what was stored in its place since.
+    let content = world.disk.content(file).unwrap();
+    let late = world.start_with("ann", Some(file), content, Clock::default(), true);
     world.expect("refused", SOON, |world| world.client(late).closed.is_some());
     assert_eq!(refusal(&world, late), ErrorCode::Expired);
     assert!(world.client(in_time).connected);

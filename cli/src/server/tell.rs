@@ -305,10 +305,6 @@ mod tests {
                 Audit::NotRenewed { file, member: member() },
                 r#""not_renewed","member":"ann","file":5}"#,
             ),
-            (
-                Audit::NotRetired { file, member: member() },
-                r#""not_retired","member":"ann","file":5}"#,
-            ),
             (Audit::NotKept { file, member: member() }, r#""not_kept","member":"ann","file":5}"#),
             (
                 Audit::SecretRetired { file, member: member() },
@@ -323,6 +319,11 @@ mod tests {
         for (audit, object) in audits {
             shows(&Event::Audit(audit), object, false);
         }
+        shows(
+            &Event::Audit(Audit::NotRetired { file, member: member() }),
+            r#""not_retired","member":"ann","file":5}"#,
+            true,
+        );
         let (lasted, reason) = (Duration::from_secs(61), CloseReason::Idle);
         let (sent, received) = (7, 8);
         shows(
