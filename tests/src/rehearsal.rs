@@ -21,10 +21,10 @@ impl Chaos {
         self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
         self.settle();
         self.rehearse_rotations();
-        match self.rng.below(if self.brief { 3 } else { 5 }) {
-            0 | 1 => self.rehearse_rebinding(),
-            2 => self.rehearse_forwarder(),
-            3 => self.rehearse_sleep(),
+        match self.rng.below(4) {
+            0 => self.rehearse_rebinding(),
+            1 => self.rehearse_forwarder(),
+            2 => self.rehearse_sleep(),
             _ => self.rehearse_compromise(),
         }
     }
@@ -120,7 +120,7 @@ impl Chaos {
     fn rehearse_sleep(&mut self) {
         let Some(process) = self.rng.pick(&self.everybody()).copied() else { return };
         let interval = self.world.setup.interval;
-        let slots = if interval > 600 { 2 } else { 20 };
+        let slots = if self.brief || interval > 600 { 2 } else { 20 };
         // Who waits for a disk that never answers begins no session before it gives that up.
         if self.world.now() < self.world.client(process).lost_until {
             return;

@@ -90,6 +90,8 @@ impl Server {
         let files = replacement.files.clone();
         for file in &files {
             self.credentials.wipe(*file);
+            // To keep nothing of it any more would retire it without anybody being told.
+            self.unkept.remove(file);
             let left = Unretired { member: replacement.member.clone(), failed: false };
             self.unretired.entry(*file).or_insert(left);
         }

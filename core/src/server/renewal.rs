@@ -169,7 +169,7 @@ impl Server {
     /// What is kept of a file's secrets is durable, or is to be tried again: until then an old secret
     /// is accepted after a restart.
     pub(super) fn kept(&mut self, file: FileId, again: bool, done: bool) {
-        if done {
+        if done || self.unretired.contains_key(&file) {
             return;
         }
         let news = self.unkept.insert(file) && !again;

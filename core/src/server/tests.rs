@@ -336,6 +336,25 @@ fn secrets_that_could_not_be_kept_are_kept_later() {
 }
 
 #[test]
+fn secrets_of_a_file_that_is_to_be_retired_are_not_kept_again() {
+    let mut scene = Scene::new(FIXED, 0);
+    scene.join("ann");
+    let file = scene.file_of("ann");
+    scene.disk = Box::new(|action| {
+        let failed = matches!(action, Action::KeepCredentials { .. } | Action::RetireFiles { .. });
+        Some(if failed { Outcome::Failed } else { Outcome::Done })
+    });
+    let now = scene.now;
+    scene.server.keep(now, file);
+    scene.server.declare_compromised(now, "ann", "stolen");
+    scene.run(100);
+    assert!(scene.server.unkept.is_empty() && scene.server.unretired.contains_key(&file));
+    let before = scene.kept;
+    scene.pass(121_000, 500);
+    assert_eq!(scene.kept, before);
+}
+
+#[test]
 fn a_newcomer_keeps_the_port_that_it_was_told_of() {
     let mut scene = Scene::new(PortChoice::Random, 3000);
     scene.pass(490_000, 500);
