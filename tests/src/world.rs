@@ -809,12 +809,12 @@ impl World {
             return;
         }
         let ip = if to.is_ipv6() { SERVER_IP6 } else { SERVER_IP };
-        let from = (ip, number).into();
+        let from: SocketAddr = (ip, number).into();
         self.judge_unproven(to, datagram.len());
         if let Some((process, own)) = self.forwarded(to) {
             // As if it came from where the client sends to.
             let ip = if own.is_ipv6() { SERVER_IP6 } else { SERVER_IP };
-            let from = (ip, from.port()).into();
+            let from: SocketAddr = (ip, from.port()).into();
             self.carry(process, Way::Down, from, own, &datagram);
             return;
         }
