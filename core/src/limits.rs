@@ -151,10 +151,10 @@ pub const PREVIOUS_EPOCH_MAX: Duration = Duration::from_secs(300);
 pub const PREVIOUS_EPOCH_MIN: Duration = Duration::from_secs(1);
 
 /// Rotations that a client may offer unasked, refill a second (SPEC 11.2); the answer to one beyond
-/// waits.
-pub const OFFERS_PER_SECOND: u32 = 1;
+/// waits. Rotating many times a second is fine: this bounds what one client's agreements may cost.
+pub const OFFERS_PER_SECOND: u32 = 50;
 /// Burst of that budget.
-pub const OFFERS_BURST: u32 = 10;
+pub const OFFERS_BURST: u32 = 200;
 
 /// Seconds between two key rotations (SPEC 7.1), as told in the answer to a hello.
 pub const ROTATION_INTERVAL: u64 = 3600;

@@ -401,3 +401,28 @@ fn a_retired_file_stays_retired_when_the_server_restarts() {
         scene.new_file_connects();
     }
 }
+
+#[test]
+fn a_signal_finds_a_server_that_moved_unnoticed() {
+    let mut world = World::new(Setup { scheduled: true, interval: 60, ..Setup::new(31) });
+    let ann = world.join("ann");
+    let port = |world: &World| world.server_machine().and_then(server::Server::port);
+    let rotated = |from| move |world: &World| port(world) != from;
+    let first = port(&world);
+    world.expect("the port rotates", LONG, rotated(first));
+    world.run(Duration::from_secs(42));
+    world.say(ann, "@server", "still here").unwrap();
+    world.run(Duration::from_secs(1));
+    // She does not hear of the next port, nor of its opening.
+    world.net.set(ann, Way::Down, Link::DOWN);
+    let second = port(&world);
+    world.expect("the port rotates", LONG, rotated(second));
+    world.run(Duration::from_secs(21));
+    assert!(world.client(ann).connected && world.server_machine().unwrap().open_ports().len() == 1);
+    world.net.set_all(Link::CLEAN);
+    let file = world.client(ann).file.unwrap();
+    world.declare(ann);
+    world.expect("both know", SOON, |world| world.disk.retired_at(file).is_some());
+    let known = |event: &Event| matches!(event, Event::Compromised { acknowledged: true, .. });
+    world.expect("acknowledged", SOON, |world| world.client(ann).events.iter().any(known));
+}

@@ -57,7 +57,9 @@ impl Client {
         match &mut self.state {
             // Also while a goodbye waits for its ack: the server must learn of it.
             State::InSession(session, _) if !session.is_half_open() => {
-                if !session.declare_compromised(now, "user_initiated") {
+                if session.declare_compromised(now, "user_initiated") {
+                    self.signal_elsewhere(now);
+                } else {
                     self.wipe(now, false, false, None);
                 }
             }

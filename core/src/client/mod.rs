@@ -268,8 +268,8 @@ impl Client {
                     let (info, skew_ms) = ((**info).clone(), self.skew_ms);
                     self.events.push_back(Event::Connected { info, epoch: Epoch(1), skew_ms });
                     self.chats.session_began();
-                    if self.declared {
-                        session.declare_compromised(now, "user_initiated");
+                    if self.declared && session.declare_compromised(now, "user_initiated") {
+                        self.signal_elsewhere(now);
                     }
                 }
                 SessionEvent::Message(Message::PortRotation(announced)) => {

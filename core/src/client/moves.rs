@@ -1,7 +1,7 @@
 //! What the server announces: another port to move to, and a renewed security file to keep
 //! (PROTOCOL 5.2).
 
-use super::search::PORT;
+use super::search::{self, PORT};
 use super::{Action, Client, Event, Renewal, State, Waits};
 use crate::time::{Duration, Instant, Now, UnixMs};
 use crate::transport::path::Path;
@@ -104,6 +104,20 @@ impl Client {
         }
         let announced = self.next_port.filter(|next| next.asked).map(|next| next.number);
         session.look_around(now.mono, &self.addresses, announced);
+    }
+
+    /// The signal of COMPROMISED goes to all ports and addresses that the server may have by now.
+    pub(super) fn signal_elsewhere(&mut self, now: Now) {
+        let (State::InSession(session, _), Some(config)) = (&mut self.state, &self.config) else {
+            return;
+        };
+        let mut ports = search::ports(&config.file, now.wall.secs(), 0, config.port);
+        ports.push(session.path().remote.port());
+        ports.extend(self.next_port.map(|next| next.number));
+        ports.sort_unstable();
+        ports.dedup();
+        let targets = search::targets(&self.addresses, &ports);
+        session.signal_elsewhere(targets.into_iter().map(|to| Path::new(PORT, to)).collect());
     }
 
     fn renew(&mut self, now: Now, file: Box<SecurityFile>) {

@@ -16,12 +16,16 @@ use crate::wire::json::Object;
 use crate::wire::message::VERSION;
 use crate::wire::secfile::SIGNAL;
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use sha2::{Digest, Sha256};
 
 /// Most characters of a `reason` that we send.
 const REASON_MAX: usize = 100;
+
+/// From this repetition on a signal also goes where the peer may have moved to.
+const ELSEWHERE_FROM: u32 = 2;
 
 /// Our signal is out.
 #[derive(Debug)]
@@ -31,6 +35,10 @@ pub(super) struct Signalling {
     epoch: Epoch,
     peer_mac: Secret<32>,
     datagram: Vec<u8>,
+    /// Where else the peer may be, if it does not answer.
+    elsewhere: Vec<Path>,
+    repetitions: u32,
+    targets: VecDeque<Path>,
     next: Instant,
     pub(super) until: Instant,
 }
@@ -40,14 +48,27 @@ impl Signalling {
         self.next.min(self.until)
     }
 
-    pub(super) fn poll(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        if self.next > now || self.until <= now {
+    pub(super) fn poll(
+        &mut self,
+        now: Instant,
+        home: Path,
+        out: &mut [u8],
+    ) -> Option<(Path, usize)> {
+        if self.until <= now {
             return None;
         }
-        self.next = now + SIGNAL_INTERVAL;
+        if self.next <= now {
+            self.next = now + SIGNAL_INTERVAL;
+            self.targets = VecDeque::from([home]);
+            if self.repetitions >= ELSEWHERE_FROM {
+                self.targets.extend(self.elsewhere.iter().copied().filter(|path| *path != home));
+            }
+            self.repetitions += 1;
+        }
+        let path = self.targets.pop_front()?;
         let len = self.datagram.len();
         out.get_mut(..len)?.copy_from_slice(&self.datagram);
-        Some(len)
+        Some((path, len))
     }
 }
 
@@ -113,9 +134,28 @@ impl Session {
         let peer_mac = epochs.send().peer_mac.duplicate();
         let until = now.mono + self.response_timeout;
         let next = now.mono;
-        let signal = Signalling { epochs, epoch, peer_mac, datagram, next, until };
+        let (elsewhere, repetitions, targets) = (Vec::new(), 0, VecDeque::new());
+        let signal = Signalling {
+            epochs,
+            epoch,
+            peer_mac,
+            datagram,
+            elsewhere,
+            repetitions,
+            targets,
+            next,
+            until,
+        };
         self.phase = Phase::Signalling(Box::new(signal));
         true
+    }
+
+    /// Client: where the server may be if it does not answer our signal: whoever moved while this side
+    /// did not notice must learn of it all the same.
+    pub(crate) fn signal_elsewhere(&mut self, paths: Vec<Path>) {
+        if let Phase::Signalling(signal) = &mut self.phase {
+            signal.elsewhere = paths;
+        }
     }
 
     /// A signal of the peer while the session is open.

@@ -482,7 +482,7 @@ impl Session {
                 self.traffic = transport.traffic();
                 sent
             }
-            Phase::Signalling(signal) => signal.poll(now.mono, out).map(|len| (home, len)),
+            Phase::Signalling(signal) => signal.poll(now.mono, home, out),
             Phase::Echo(echo) => echo.poll(out),
             Phase::Parting(parting) => {
                 let len = parting.poll(now.mono, out);

@@ -108,11 +108,11 @@ fn play(mutant: &Mutant, tree: &Path, root: &Path) -> Result<String, String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let wanted = format!("oracle {}: ", mutant.oracle);
-    let lines = || text.lines().filter(|line| line.contains("oracle "));
-    match lines().find(|line| line.contains(&wanted)) {
+    match text.lines().find(|line| line.contains(&wanted)) {
         Some(line) => Ok(line.split("µs: ").last().unwrap_or(line).to_owned()),
         None => {
-            let others: Vec<_> = lines().take(3).collect();
+            let others = text.lines().filter(|line| line.contains(" µs: "));
+            let others: Vec<_> = others.take(3).collect();
             Err(format!("others complained: {others:?}"))
         }
     }
