@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::panic::catch_unwind;
 
 /// Worlds by default.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 200;
 /// Threads that share them.
 const THREADS: usize = 2;
 fn number(name: &str) -> Option<u64> {
