@@ -6,8 +6,16 @@ use std::io::{IsTerminal, Write};
 
 /// Prints a line of the answer to stdout. A reader that went away is no failure of ours.
 pub fn answer(line: &str) {
+    let _gone = try_answer(line);
+}
+
+/// The same, where it matters whether anybody reads it.
+///
+/// # Errors
+/// When the reader went away, or what it writes to is full.
+pub fn try_answer(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let _gone = writeln!(out, "{line}").and_then(|()| out.flush());
+    writeln!(out, "{line}").and_then(|()| out.flush())
 }
 
 /// Prints talk to stderr.

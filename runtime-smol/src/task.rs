@@ -223,6 +223,7 @@ impl Task {
 
     /// Whether nothing may be sent: it could acknowledge a chat that is then lost with the application.
     fn is_held(&self) -> bool {
-        self.unseen > 0 && !self.events.is_closed()
+        // COMPROMISED waits for nobody, and acknowledges no chat.
+        self.unseen > 0 && !self.events.is_closed() && !self.client.is_compromised()
     }
 }

@@ -85,7 +85,7 @@ fn setup(seed: u64, lines: usize) -> Setup {
         key_limits: if rng.chance(300) { LOW_LIMITS } else { KeyLimits::default() },
         interval: [3600, 3600, 600, 60][rng.index(4)],
         lazy: pick(&mut rng, [0, 0, 300, 1000]),
-        skew: pick(&mut rng, [0, 1_000, 5_000, 140_000]),
+        skew: pick(&mut rng, [0, 1_000, 100_000, 295_000]),
         rerun: format!(
             "cargo run --release -p clawchat-tests --bin world -- --seeds 1 --from {seed} --verbose"
         ),

@@ -295,10 +295,12 @@ pub struct World {
     given_up: BTreeSet<FileId>,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Datagrams handed to the present run of the server.
+    /// Datagrams handed to the server, to whichever run of it.
     taken: BTreeSet<u64>,
-    /// Datagrams handed to clients that had a session.
+    /// Datagrams handed to clients that had a session, by process.
     taken_by_clients: BTreeSet<u64>,
+    /// The same, by whichever process.
+    taken_by_any: BTreeSet<u64>,
     /// Attackers who send on a copy of all that a client sends, faster than the network, and bring it
     /// what comes back.
     pub(crate) forwarders: BTreeMap<Process, SocketAddr>,
@@ -339,6 +341,7 @@ impl World {
             faults: BTreeMap::new(),
             taken: BTreeSet::new(),
             taken_by_clients: BTreeSet::new(),
+            taken_by_any: BTreeSet::new(),
             forwarders: BTreeMap::new(),
             steps: 0,
             told: false,
@@ -886,6 +889,9 @@ impl World {
         }
         // What its session has had is not to have any effect again.
         let in_session = self.client_machine(process).is_some_and(|c| c.connection_id().is_some());
+        if in_session {
+            self.taken_by_any.insert(digest(2, &datagram));
+        }
         let digest = digest(3 + process.0 as u64, &datagram);
         if in_session && !self.taken_by_clients.insert(digest) {
             self.silent_client(process, remote, datagram);
@@ -1037,7 +1043,8 @@ impl World {
     pub fn attack_client(&mut self, process: Process, from_server: bool, datagram: Vec<u8>) {
         let server = (SERVER_IP, self.port().unwrap_or(SERVER_PORT)).into();
         let remote = if from_server { server } else { self.net.attacker() };
-        let known = self.taken_by_clients.contains(&digest(3 + process.0 as u64, &datagram));
+        let known = self.taken_by_clients.contains(&digest(3 + process.0 as u64, &datagram))
+            || self.taken_by_any.contains(&digest(2, &datagram));
         if from_server && self.oracles.wire.is_genuine(&datagram) && !known {
             // It never arrived: that is no replay but a late delivery.
             return;
@@ -1142,7 +1149,6 @@ impl World {
         self.disk.server_crashed();
         self.oracles.wire.server_restarted();
         self.oracles.sessions.server_restarted();
-        self.taken.clear();
         // What was not retired durably counts again.
         for node in &self.clients {
             let retired = node.file.is_some_and(|file| self.disk.retired_at(file).is_some());

@@ -213,3 +213,32 @@ fn a_session_that_dies_in_a_rotation_begins_anew() {
         world.expect("epoch 1 again", LONG, |world| both_in(world, ann, 1));
     }
 }
+
+#[test]
+fn rotations_many_times_a_second_stall_nothing() {
+    let mut world = World::new(Setup::new(23));
+    let [ann, bob] = ["ann", "bob"].map(|member| world.join(member));
+    world.run(Duration::from_secs(1));
+    let rotations = |world: &World, process: Process| {
+        let rotated = |event: &&Event| matches!(event, Event::KeysRotated { .. });
+        world.client(process).events.iter().filter(rotated).count()
+    };
+    let before = [ann, bob].map(|process| rotations(&world, process));
+    // As much chat as a member may send, for 10 s; each has to be there soon, or the keys held it up.
+    let text = "x".repeat(60_000);
+    for number in 0..200 {
+        let text = format!("{number} {text}");
+        world.say(ann, "@bob", &text).unwrap();
+        let until = world.now() + 50_000;
+        while world.now() < until {
+            [ann, bob].into_iter().for_each(|process| world.rotate_by_client(process));
+            world.run(Duration::from_millis(5));
+        }
+        let there = |world: &World| world.texts(bob).len() == number + 1;
+        world.expect("the chat is there", Duration::from_millis(250), there);
+    }
+    for (process, before) in [ann, bob].into_iter().zip(before) {
+        let rotated = rotations(&world, process) - before;
+        assert!(rotated >= 100, "{rotated} rotations in 10 s");
+    }
+}

@@ -5,7 +5,7 @@ use super::args::Common;
 use super::link::{Link, Woken};
 use super::{confirm_wipe, show};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::text::{answer, complain, one_line};
+use crate::text::{complain, one_line, try_answer};
 use clawchat_core::client::Event;
 use clawchat_core::wire::message::{Presence, Recipient};
 use rustyline::error::ReadlineError;
@@ -23,8 +23,8 @@ const HELP: &str = "/to #room|@member  who lines go to
 /compromised       destroy the keys here and at the server
 /quit              leave";
 
-/// Prints above the input line, where there is one.
-type Printer = Box<dyn FnMut(String) + Send>;
+/// Prints above the input line, where there is one; false when nobody reads it.
+type Printer = Box<dyn FnMut(String) -> bool + Send>;
 
 struct Console {
     link: Link,
@@ -66,7 +66,9 @@ pub(super) fn chat(common: &Common, to: &str) -> Outcome<()> {
     let (lines, mut print) = console()?;
     let members = BTreeMap::new();
     for chat in link.take_inbox() {
-        print(show::chat(&chat));
+        if !print(show::chat(&chat)) {
+            link.nobody_reads();
+        }
         link.was_shown(&chat);
     }
     link.clear_inbox();
@@ -97,7 +99,7 @@ fn console() -> Outcome<(Receiver<String>, Printer)> {
                 }
             }
         });
-        return Ok((lines, Box::new(|text| answer(&text))));
+        return Ok((lines, Box::new(|text| try_answer(&text).is_ok())));
     }
     let failed = |error: ReadlineError| Failure::new(Exit::Failed, error.to_string());
     let mut editor = DefaultEditor::new().map_err(failed)?;
@@ -105,11 +107,9 @@ fn console() -> Outcome<(Receiver<String>, Printer)> {
     std::thread::spawn(move || edit(&mut editor, &sender));
     let print: Printer = match printer {
         Ok(mut printer) => Box::new(move |text| {
-            if printer.print(format!("{text}\n")).is_err() {
-                answer(&text);
-            }
+            printer.print(format!("{text}\n")).is_ok() || try_answer(&text).is_ok()
         }),
-        Err(_) => Box::new(|text| answer(&text)),
+        Err(_) => Box::new(|text| try_answer(&text).is_ok()),
     };
     Ok((lines, print))
 }
@@ -182,9 +182,15 @@ impl Console {
             }
             _ => {}
         }
-        if let Some(line) = show::line(event) {
-            (self.print)(line);
+        let chat = matches!(event, Event::Chat(_));
+        if show::line(event).is_some_and(|line| !(self.print)(line)) && chat {
+            self.link.nobody_reads();
         }
+    }
+
+    /// Tells the user something that may be missed.
+    fn say(&mut self, text: String) {
+        let _read = (self.print)(text);
     }
 
     async fn line(&mut self, line: &str) -> Next {
@@ -193,28 +199,28 @@ impl Console {
             None => {}
             Some("/quit") => return Next::Leave,
             Some("/compromised") => return Next::Wipe,
-            Some("/help") => (self.print)(HELP.to_owned()),
+            Some("/help") => self.say(HELP.to_owned()),
             Some("/who") => {
                 let members: Vec<_> = self.members.values().cloned().collect();
-                (self.print)(show::table(&members).join("\n"));
+                self.say(show::table(&members).join("\n"));
             }
             Some("/to") => match words.next().filter(|to| Recipient::parse(to).is_some()) {
                 Some(to) => {
                     self.to = to.to_owned();
-                    (self.print)(format!("lines go to {to}"));
+                    self.say(format!("lines go to {to}"));
                 }
-                None => (self.print)("/to #room or /to @member".to_owned()),
+                None => self.say("/to #room or /to @member".to_owned()),
             },
             Some("/rotate") => {
                 if let Err(error) = self.link.handle.rotate_keys().await {
-                    (self.print)(format!("! {error}"));
+                    self.say(format!("! {error}"));
                 }
             }
             Some("/status") => self.status().await,
-            Some(word) if word.starts_with('/') => (self.print)(HELP.to_owned()),
+            Some(word) if word.starts_with('/') => self.say(HELP.to_owned()),
             Some(_) => match self.link.handle.send_chat(&self.to, line).await {
-                Ok(id) => (self.print)(format!("… {} to {}", &id.to_string()[..6], self.to)),
-                Err(error) => (self.print)(format!("! not sent: {error}")),
+                Ok(id) => self.say(format!("… {} to {}", &id.to_string()[..6], self.to)),
+                Err(error) => self.say(format!("! not sent: {error}")),
             },
         }
         Next::Go
@@ -232,6 +238,6 @@ impl Console {
             ),
             _ => format!("not connected, {} waiting", state.unreceipted),
         };
-        (self.print)(line);
+        self.say(line);
     }
 }

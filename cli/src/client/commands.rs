@@ -6,7 +6,7 @@ use super::link::{Link, Woken};
 use super::show;
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::text::{answer, complain, event, list, one_line, print};
+use crate::text::{answer, complain, event, list, one_line, print, try_answer};
 use clawchat_core::client::Event;
 use clawchat_core::error::{CloseReason, SendError};
 use clawchat_core::limits::MESSAGE_MAX;
@@ -97,14 +97,18 @@ pub(super) fn listen(common: &Common) -> Outcome<()> {
         let mut deadline = Some(Instant::now() + common.timeout);
         loop {
             let woken = link.next(deadline).await;
-            if let Woken::Event(what) = &woken {
-                tell(common, what);
+            if let Woken::Event(what) = &woken
+                && !tell(common, what)
+            {
+                link.nobody_reads();
             }
             match woken {
                 Woken::Event(Event::Connected { .. }) => {
                     deadline = None;
                     for chat in link.take_inbox() {
-                        tell(common, &Event::Chat(chat.clone()));
+                        if !tell(common, &Event::Chat(chat.clone())) {
+                            link.nobody_reads();
+                        }
                         link.was_shown(&chat);
                     }
                     link.clear_inbox();
@@ -131,19 +135,20 @@ pub(super) fn listen(common: &Common) -> Outcome<()> {
     })
 }
 
-/// Chat is the answer and goes to stdout; the rest is talk.
-fn tell(common: &Common, what: &Event) {
-    if common.json {
-        if let Some(object) = show::json(what) {
-            print(&object);
+/// Chat is the answer and goes to stdout; the rest is talk. False for an answer that nobody reads.
+fn tell(common: &Common, what: &Event) -> bool {
+    let line = match what {
+        _ if common.json => match show::json(what) {
+            Some(object) => String::from_utf8_lossy(&object.encode()).into_owned(),
+            None => return true,
+        },
+        Event::Chat(chat) => show::chat(chat),
+        _ => {
+            show::line(what).filter(|_| !common.quiet).iter().for_each(|line| complain(line));
+            return true;
         }
-    } else if let Event::Chat(chat) = what {
-        answer(&show::chat(chat));
-    } else if !common.quiet
-        && let Some(line) = show::line(what)
-    {
-        complain(&line);
-    }
+    };
+    try_answer(&line).is_ok()
 }
 
 /// Connects, and waits for the roster.

@@ -181,6 +181,14 @@ impl Link {
         self.shown.borrow_mut().note(chat);
     }
 
+    /// A chat could not be printed, since whoever read the output went away: ends the process without
+    /// a word to the server, where the chat waits for the next time.
+    pub(super) fn nobody_reads(&self) -> ! {
+        complain("nobody reads the output any more: what is not shown waits for the next time");
+        // Not by returning: to drop the link is to say that the rest was dealt with.
+        std::process::exit(Exit::CannotWrite as i32)
+    }
+
     /// What [`Self::take_inbox`] gave is on the screen.
     pub(super) fn clear_inbox(&self) {
         if let Some(inbox) = &*self.inbox.borrow() {

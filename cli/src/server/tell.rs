@@ -305,7 +305,6 @@ mod tests {
                 Audit::NotRenewed { file, member: member() },
                 r#""not_renewed","member":"ann","file":5}"#,
             ),
-            (Audit::NotKept { file, member: member() }, r#""not_kept","member":"ann","file":5}"#),
             (
                 Audit::SecretRetired { file, member: member() },
                 r#""secret_retired","member":"ann","file":5}"#,
@@ -319,11 +318,6 @@ mod tests {
         for (audit, object) in audits {
             shows(&Event::Audit(audit), object, false);
         }
-        shows(
-            &Event::Audit(Audit::NotRetired { file, member: member() }),
-            r#""not_retired","member":"ann","file":5}"#,
-            true,
-        );
         let (lasted, reason) = (Duration::from_secs(61), CloseReason::Idle);
         let (sent, received) = (7, 8);
         shows(
@@ -348,6 +342,21 @@ mod tests {
             &Event::Compromised { member: member(), by: "server".into(), new_file_ready: true },
             r#""compromised","member":"ann","by":"server","new_file_ready":true}"#,
             true,
+        );
+    }
+
+    #[test]
+    fn what_the_disk_refused() {
+        let (file, member) = (FileId(5), || "ann".to_owned());
+        shows(
+            &Event::Audit(Audit::NotRetired { file, member: member() }),
+            r#""not_retired","member":"ann","file":5}"#,
+            true,
+        );
+        shows(
+            &Event::Audit(Audit::NotKept { file, member: member() }),
+            r#""not_kept","member":"ann","file":5}"#,
+            false,
         );
     }
 

@@ -106,6 +106,13 @@ impl Client {
         }
     }
 
+    /// Getter: whether COMPROMISED was raised, by either side: nothing is sealed any more but a signal
+    /// and an ack of one.
+    #[must_use]
+    pub const fn is_compromised(&self) -> bool {
+        self.declared || matches!(self.state, State::Wiped(_))
+    }
+
     /// Getter: the sealing epoch of the session, if there is one.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {

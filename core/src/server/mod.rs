@@ -345,7 +345,9 @@ impl Server {
         if let Some(presence) = self.hub.leave(&member, id, now.wall) {
             self.broadcast(now, &member, &presence);
         }
-        for message in unheard {
+        // Another session of the member got them as well.
+        let others = self.sessions.values().any(|e| e.member == member && e.established.is_some());
+        for message in unheard.into_iter().filter(|_| !others) {
             self.send_receipt(now, &member, message);
         }
         let session = id;

@@ -4,7 +4,7 @@ use super::audit::{Alert, Audit, Resource};
 use super::{Event, Server};
 use crate::error::DropReason;
 use crate::id::SessionId;
-use crate::limits::{OPS, SECRETS};
+use crate::limits::{OPS_COMMON, SECRETS};
 use crate::time::Now;
 use crate::transport::path::Path;
 use core::net::IpAddr;
@@ -59,7 +59,7 @@ impl Server {
         for (what, used, limit) in [
             (Resource::Sessions, established, self.max_sessions),
             (Resource::Secrets, self.credentials.accepted(), SECRETS),
-            (Resource::Actions, self.ops.len(), OPS),
+            (Resource::Actions, self.ops.len(), OPS_COMMON),
         ] {
             let alert = self.monitor.resource(what, used, limit);
             self.alert(alert);

@@ -26,7 +26,9 @@ impl Store {
             for (kept, gone) in &renamed {
                 let _stays = disk::rename(gone, kept);
             }
-            if renamed.is_empty() || renamed.iter().any(|(kept, _)| kept.exists()) {
+            // Those that were never renamed count too.
+            let all_gone = files.iter().all(|file| !self.credential_path(*file).exists());
+            if !all_gone || self.flush_credentials().is_err() {
                 return Err(failure);
             }
             // They are gone and don't come back. Wiped they are once that is sure, at the next start.
