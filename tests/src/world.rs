@@ -450,6 +450,11 @@ impl World {
         host.into_iter().for_each(|host| host.clock.ahead = ahead);
     }
 
+    /// Puts a client behind a translator of this kind.
+    pub fn set_nat(&mut self, process: Process, kind: Kind) {
+        self.clients[process.0].nat = Nat::new(process, kind, 120_000_000);
+    }
+
     /// A client's translator forgets all mappings.
     pub fn rebind(&mut self, process: Process) {
         self.fault("rebinding");

@@ -1,12 +1,13 @@
 //! How sessions end and begin again (PROTOCOL 5.3, 5.5, 6), in a simulated world.
 
-use clawchat_core::client::Event;
+use clawchat_core::client::{Client, Event};
 use clawchat_core::error::CloseReason;
 use clawchat_core::limits::IDLE_TIMEOUT;
-use clawchat_core::server;
+use clawchat_core::server::{self, Server};
 use clawchat_core::time::Duration;
 use clawchat_core::wire::header::PacketType;
 use clawchat_core::wire::message::ErrorCode;
+use clawchat_tests::nat::Kind;
 use clawchat_tests::net::{Link, Way};
 use clawchat_tests::oracle::Who;
 use clawchat_tests::world::{Clock, Process, Setup, World};
@@ -244,5 +245,30 @@ fn old_datagrams_open_nothing_in_a_new_session() {
     let old: Vec<_> = world.tap.take().unwrap_or_default();
     for emission in old.into_iter().filter(|emission| emission.from != Who::Server) {
         assert!(world.attack(emission.datagram).is_empty());
+    }
+}
+
+#[test]
+fn a_client_behind_a_symmetric_translator_is_followed_to_the_next_port() {
+    for seed in 0..30 {
+        let mut world = World::new(Setup { scheduled: true, interval: 60, ..Setup::new(seed) });
+        let ann = world.join("ann");
+        world.set_nat(ann, Kind::Symmetric);
+        // The server's question at the old path may overtake its answer at the new one.
+        world.net.set(ann, Way::Down, Link { jitter: 30_000, ..Link::CLEAN });
+        world.say(ann, "@server", "I am here").unwrap();
+        world.run(Duration::from_secs(1));
+        let port = |world: &World| world.server_machine().and_then(Server::port);
+        let first = port(&world);
+        world.expect("it rotates", Duration::from_secs(70), |world| port(world) != first);
+        // Her address is another one at another port: long before the old port closes.
+        let followed = |world: &World| {
+            let sessions = world.server_machine().map(Server::sessions).unwrap_or_default();
+            let remote = sessions.first().map(|session| session.remote);
+            world.client_machine(ann).and_then(Client::path).map(|path| path.remote.port())
+                == port(world)
+                && remote == world.client(ann).address
+        };
+        world.expect("followed", Duration::from_secs(2), followed);
     }
 }

@@ -270,6 +270,7 @@ impl Transport {
             }
             self.ping_due |= !self.sending.has_next(self.may());
         }
+        self.ping_due |= self.paths.is_confirmation_due(now);
         if now.since(self.last_sent) >= KEEPALIVE {
             self.ping_due = true;
         }

@@ -138,6 +138,9 @@ pub(crate) struct Paths {
     /// the peer may follow late, or not before it closes the old path. A port is left at all addresses.
     left: Option<Path>,
     refuted: Option<Refuted>,
+    /// When a ping is to go by the path that this side moved to: a peer that was asked at the old one
+    /// just before may have taken the first packets from the new one for copies.
+    confirm_at: Option<Instant>,
     outbox: VecDeque<Probe>,
 }
 
@@ -152,6 +155,7 @@ impl Paths {
             goals: VecDeque::new(),
             left: None,
             refuted: None,
+            confirm_at: None,
             outbox: VecDeque::new(),
         }
     }
@@ -273,6 +277,7 @@ impl Paths {
             self.goals.clear();
             self.left = Some(self.home);
             self.set_home(path);
+            self.confirm_at = Some(pace.now + pace.pto * 2);
             return true;
         }
         let Some(candidate) = &mut self.candidate else { return false };
@@ -352,6 +357,11 @@ impl Paths {
         self.settle(pace.now)
     }
 
+    /// Whether a ping is due by the path that this side moved to.
+    pub(crate) fn is_confirmation_due(&mut self, now: Instant) -> bool {
+        self.confirm_at.take_if(|at| *at <= now).is_some()
+    }
+
     /// The next CHALLENGE to send. The wait for the old path's answer begins when it leaves, however
     /// late.
     pub(crate) fn poll(&mut self, pace: Pace) -> Option<Probe> {
@@ -374,7 +384,7 @@ impl Paths {
                 if candidate.answered { old.and_then(Old::silent) } else { Some(candidate.next) };
             again.into_iter().chain(own).min()
         });
-        goals.into_iter().chain(candidate).min()
+        goals.into_iter().chain(candidate).chain(self.confirm_at).min()
     }
 }
 
@@ -559,6 +569,8 @@ mod tests {
         assert!(paths.goals.is_empty());
         paths.aim(pace(6000).now, path(0, 4), true);
         paths.stay();
-        assert_eq!((paths.home(), paths.deadline()), (path(0, 3), None));
+        assert_eq!((paths.home(), paths.deadline()), (path(0, 3), Some(pace(5601).now)));
+        assert!(!paths.is_confirmation_due(pace(5600).now));
+        assert!(paths.is_confirmation_due(pace(5601).now) && paths.deadline().is_none());
     }
 }
