@@ -20,8 +20,10 @@ use core::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -235,6 +237,27 @@ fn offline_mail_survives_a_killed_server() {
     server.process.kill();
     let _server = sandbox.serve();
     assert_eq!(mail(&sandbox, &bob, &ann), [""; 0], "delivered again after a restart");
+}
+
+#[test]
+fn what_nobody_reads_is_not_delivered() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+    let mut listen = sandbox.client_of(&bob, &["listen"]);
+    listen.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut listen = listen.spawn().unwrap();
+    sandbox.send(&ann, "@bob", "read");
+    let mut first = String::new();
+    let mut output = BufReader::new(listen.stdout.take().unwrap());
+    output.read_line(&mut first).unwrap();
+    assert!(first.contains("read"), "{first}");
+    // As `head -1` does.
+    drop(output);
+    sandbox.send(&ann, "@bob", "not read");
+    let ended = listen.wait().unwrap();
+    assert_eq!(ended.code(), Some(73));
+    assert_eq!(mail(&sandbox, &bob, &ann), ["not read"]);
 }
 
 /// Sends 30 messages, each once; those that were stored for sure, and the others.
