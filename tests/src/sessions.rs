@@ -129,6 +129,11 @@ impl Sessions {
         self.homes.contains(&address)
     }
 
+    /// A session was established there; it may be gone before anybody looks.
+    pub fn established(&mut self, remote: SocketAddr) {
+        self.homes.insert(remote);
+    }
+
     /// The server received a datagram from an address.
     pub fn received(&mut self, from: SocketAddr, len: usize) {
         if !self.homes.contains(&from) {
@@ -201,7 +206,8 @@ impl World {
                     epoch,
                     held: client.epochs_held(),
                     remote: path.remote,
-                    awake: !node.sleeps(now),
+                    // Who just woke is given a moment.
+                    awake: now >= node.asleep_until + 1_000_000,
                 });
             }
         }

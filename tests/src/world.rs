@@ -1210,7 +1210,8 @@ impl World {
         self.told = true;
         line!(self, "server tells {event:?}");
         match &event {
-            server::Event::Connected { session, .. } => {
+            server::Event::Connected { session, remote, .. } => {
+                self.oracles.sessions.established(*remote);
                 let verdict =
                     self.oracles.epochs.connected(Who::Server, self.session(session.0), Epoch(1));
                 self.oracles.judge(verdict);

@@ -322,8 +322,9 @@ pub(crate) fn together() -> Result<(), String> {
     play("all together", plan, &Abuse::ALL)
 }
 
-/// Chat and renewals while it takes ten minutes until anything is durable.
+/// Chat and sessions while it takes ten minutes until anything is durable. Old secrets have a case of
+/// their own: they fill their memory for longer than this lasts.
 pub(crate) fn hanging() -> Result<(), String> {
-    let plan = Plan { warm: 1_300, half: 600, pause: 1_000_000, disk: 590_000_000 };
-    play("a disk that hangs", plan, &[Abuse::Chats, Abuse::OldSecrets, Abuse::Leaving])
+    let plan = Plan { warm: 2_500, half: 600, pause: 1_000_000, disk: 590_000_000 };
+    play("a disk that hangs", plan, &[Abuse::Chats, Abuse::Leaving])
 }
