@@ -222,6 +222,8 @@ pub struct Net {
     links: BTreeMap<(Process, Way), Link>,
     /// Until when what was sent before keeps a slow link busy.
     busy: BTreeMap<(Process, Way), u64>,
+    /// Since when a client's two directions have no IP family in common, world time.
+    apart: BTreeMap<Process, u64>,
     heard: VecDeque<Heard>,
     attackers: u32,
 }
@@ -232,6 +234,7 @@ impl Default for Net {
             default: Link::CLEAN,
             links: BTreeMap::new(),
             busy: BTreeMap::new(),
+            apart: BTreeMap::new(),
             heard: VecDeque::new(),
             attackers: 0,
         }
@@ -271,9 +274,28 @@ impl Net {
         self.set(process, Way::Down, link);
     }
 
+    /// Sees, at `now`, whether a client's two directions have an IP family in common. Without one both
+    /// sides hear each other and nothing that needs an answer by the same path succeeds.
+    pub fn compare(&mut self, process: Process, now: u64) {
+        let ways = [self.link(process, Way::Up), self.link(process, Way::Down)];
+        let families = [Family::V4, Family::V6];
+        if families.iter().any(|family| ways.iter().all(|link| link.without != Some(*family))) {
+            self.apart.remove(&process);
+        } else {
+            self.apart.entry(process).or_insert(now);
+        }
+    }
+
+    /// Since when they have none in common, if they have not.
+    #[must_use]
+    pub fn apart(&self, process: Process) -> Option<u64> {
+        self.apart.get(&process).copied()
+    }
+
     /// Sets all links, those to come too.
     pub fn set_all(&mut self, link: Link) {
         self.links.clear();
+        self.apart.clear();
         self.default = link;
     }
 

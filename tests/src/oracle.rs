@@ -3,7 +3,7 @@
 use crate::net::is_attacker;
 use crate::transcript::digest;
 use crate::world::Process;
-use clawchat_core::error::CloseReason;
+use clawchat_core::error::{CloseReason, Violation};
 use clawchat_core::id::{ChatId, Epoch};
 use clawchat_core::limits::{DATAGRAM_BASE, DATAGRAM_MIN};
 use clawchat_core::wire::header::PacketType;
@@ -374,15 +374,20 @@ impl Epochs {
     }
 }
 
-/// Machines that keep the rules never accuse each other, and never give up on themselves.
+/// Machines that keep the rules never accuse each other, and never give up on themselves; but a
+/// rotation cannot be completed while the two directions are `apart`.
 ///
 /// # Errors
 /// A complaint.
-pub fn honest_end(who: Who, reason: &CloseReason) -> Verdict {
+pub fn honest_end(who: Who, reason: &CloseReason, apart: bool) -> Verdict {
     let fair = match reason {
+        CloseReason::Violated(Violation::RotationOverdue) => apart,
         CloseReason::Violated(_) => false,
+        // So the peer of one whose rotation is overdue is told.
+        CloseReason::Refused { code: ErrorCode::Protocol, .. }
+        | CloseReason::Ended(ErrorCode::Protocol) => apart,
         CloseReason::Refused { code, .. } | CloseReason::Ended(code) => {
-            !matches!(code, ErrorCode::Protocol | ErrorCode::Internal)
+            *code != ErrorCode::Internal
         }
         CloseReason::Goodbye | CloseReason::Idle | CloseReason::Unreachable => true,
         CloseReason::Wiped | CloseReason::KeysWorn => true,
@@ -403,7 +408,6 @@ pub fn may_connect(started: u64, retired: Option<u64>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clawchat_core::error::Violation;
     use clawchat_core::time::UnixMs;
     use clawchat_core::wire::message::Recipient;
 
@@ -592,9 +596,13 @@ mod tests {
         assert_eq!(may_connect(5, None), Ok(()));
         assert_eq!(may_connect(5, Some(9)), Ok(()));
         complains(may_connect(10, Some(9)), "retired");
-        assert_eq!(honest_end(Who::Server, &CloseReason::Idle), Ok(()));
+        assert_eq!(honest_end(Who::Server, &CloseReason::Idle, false), Ok(()));
         let violated = CloseReason::Violated(Violation::RotationStep);
-        complains(honest_end(Who::Server, &violated), "RotationStep");
-        complains(honest_end(Who::Server, &CloseReason::Ended(ErrorCode::Internal)), "Internal");
+        complains(honest_end(Who::Server, &violated, true), "RotationStep");
+        let internal = CloseReason::Ended(ErrorCode::Internal);
+        complains(honest_end(Who::Server, &internal, true), "Internal");
+        let overdue = CloseReason::Violated(Violation::RotationOverdue);
+        complains(honest_end(Who::Server, &overdue, false), "RotationOverdue");
+        assert_eq!(honest_end(Who::Server, &overdue, true), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! Oracles over sessions, asked when a machine told something and every few steps: epochs of both sides, rotations that are due, worn
+//! Oracles over sessions, asked after every step: epochs of both sides, rotations that are due, worn
 //! keys, one session for each file, and what may go to an address that is not proven.
 
 use crate::oracle::{Verdict, Who, ensure};

@@ -203,6 +203,7 @@ impl Chaos {
             1 => self.world.net.set(process, Way::Down, link),
             _ => self.world.net.set_both(process, link),
         }
+        self.world.net.compare(process, self.world.now());
     }
 
     fn strain_disk(&mut self) {

@@ -16,7 +16,7 @@ use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::error::{CloseReason, ErrorCode, SendError};
 use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
-use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, SESSIONS};
+use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, ROTATION_MAX, SESSIONS};
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
@@ -39,8 +39,6 @@ pub const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 
 pub const SERVER_PORT: u16 = 54_321;
 /// The wall clock of a machine without skew when the world begins.
 const BEGIN: u64 = 1_772_000_000_000;
-/// Steps after which sessions are looked at in any case.
-const LOOK_EVERY: u64 = 8;
 /// A machine whose deadline never moves on spins.
 const SPINS: u32 = 200;
 
@@ -304,10 +302,6 @@ pub struct World {
     /// Attackers who send on a copy of all that a client sends, faster than the network, and bring it
     /// what comes back.
     pub(crate) forwarders: BTreeMap<Process, SocketAddr>,
-    /// Steps so far.
-    steps: u64,
-    /// A machine told something since sessions were looked at.
-    told: bool,
     out: Vec<u8>,
 }
 
@@ -343,8 +337,6 @@ impl World {
             taken_by_clients: BTreeSet::new(),
             taken_by_any: BTreeSet::new(),
             forwarders: BTreeMap::new(),
-            steps: 0,
-            told: false,
             out: vec![0; DATAGRAM_MAX],
         };
         world.start_server();
@@ -355,6 +347,11 @@ impl World {
     #[must_use]
     pub const fn now(&self) -> u64 {
         self.now
+    }
+
+    /// Whether a client's directions had no IP family in common for most of the time that a rotation has.
+    fn was_apart(&self, process: Process) -> bool {
+        self.net.apart(process).is_some_and(|since| self.now - since > micros(ROTATION_MAX) / 2)
     }
 
     fn line(&mut self, text: String) {
@@ -488,13 +485,7 @@ impl World {
             let verdict = self.oracles.chats.receipt(&author, id, state, &by, durable);
             self.oracles.judge(verdict);
         }
-        self.steps += 1;
-        // Sessions are looked at whenever a machine told something, and else every now and then: to ask
-        // for all of them takes longer than most steps.
-        let told = core::mem::take(&mut self.told);
-        if told || self.steps.is_multiple_of(LOOK_EVERY) {
-            self.look();
-        }
+        self.look();
         if let Some(complaint) = self.oracles.complaint.clone() {
             self.fail(&complaint);
         }
@@ -1207,7 +1198,6 @@ impl World {
     }
 
     fn server_tells(&mut self, event: server::Event) {
-        self.told = true;
         line!(self, "server tells {event:?}");
         match &event {
             server::Event::Connected { session, remote, .. } => {
@@ -1224,7 +1214,10 @@ impl World {
             server::Event::Disconnected { member, reason, .. } => {
                 // A hostile member's session may end as a violation.
                 if self.eve.is_none() || member != EVE {
-                    self.oracles.judge(honest_end(Who::Server, reason));
+                    let apart = self
+                        .processes()
+                        .any(|(process, node)| node.member == *member && self.was_apart(process));
+                    self.oracles.judge(honest_end(Who::Server, reason, apart));
                 }
             }
             server::Event::Chat(chat) => {
@@ -1441,7 +1434,6 @@ impl World {
     }
 
     fn client_tells(&mut self, process: Process, event: client::Event) {
-        self.told = true;
         line!(self, "{process:?} tells {event:?}");
         let verdict = self.judge_client(process, &event);
         self.oracles.judge(verdict);
@@ -1459,6 +1451,7 @@ impl World {
     }
 
     fn judge_client(&mut self, process: Process, event: &client::Event) -> Verdict {
+        let apart = self.was_apart(process);
         let node = &mut self.clients[process.0];
         let who = Who::Client(process);
         match event {
@@ -1473,7 +1466,7 @@ impl World {
             }
             client::Event::Disconnected { reason, .. } | client::Event::Closed(reason) => {
                 let (first, file, began) = (node.sessions == 0, node.file, node.began_with);
-                honest_end(who, reason)?;
+                honest_end(who, reason, apart)?;
                 let expired =
                     matches!(reason, CloseReason::Refused { code: ErrorCode::Expired, .. });
                 if expired
