@@ -67,7 +67,11 @@ pub enum Violation {
     ZeroSharedSecret,
     /// A CHUNK of a transfer never accepted (PROTOCOL 5.6).
     UnknownTransfer,
-    /// A file message for a transfer that does not exist (PROTOCOL 5.6).
+    /// A CHUNK past the size or the limit of its file (PROTOCOL 5.6).
+    ChunkPastLimit,
+    /// More than 16 offers unanswered (PROTOCOL 5.6).
+    TooManyOffers,
+    /// A file message out of turn, or for a transfer that does not exist (PROTOCOL 5.6).
     TransferStep,
     /// A compromised signal or its ack with a wrong signature or field (PROTOCOL 7).
     BadSignal,
@@ -90,6 +94,8 @@ impl fmt::Display for Violation {
             Self::RotationStep => f.write_str("key rotation step out of turn"),
             Self::ZeroSharedSecret => f.write_str("key agreement gave zero"),
             Self::UnknownTransfer => f.write_str("data of a file transfer never accepted"),
+            Self::ChunkPastLimit => f.write_str("data past the size or limit of its file"),
+            Self::TooManyOffers => f.write_str("more than 16 file offers unanswered"),
             Self::TransferStep => f.write_str("message about an unknown file transfer"),
             Self::BadSignal => f.write_str("compromised signal with a wrong signature or field"),
             Self::RotationOverdue => f.write_str("key rotation not completed in time"),
@@ -161,8 +167,10 @@ pub enum SendError {
     Size,
     /// The recipient is no `#room` or `@member` of `[a-z0-9._-]{1,64}`.
     Recipient,
-    /// The key rotation before this one is not finished.
+    /// The key rotation before this one is not finished, or a file was taken already.
     Busy,
+    /// The name of the file is not one that receivers take (PROTOCOL 5.6).
+    Name,
 }
 
 impl fmt::Display for SendError {
@@ -173,6 +181,7 @@ impl fmt::Display for SendError {
             Self::Size => "the text is empty or too long",
             Self::Recipient => "the recipient must be #room or @member",
             Self::Busy => "a key rotation is under way",
+            Self::Name => "receivers take no file of this name",
         })
     }
 }

@@ -33,6 +33,10 @@ id! {
     FileId(u64)
 }
 id! {
+    /// A file transfer, in either direction; never reused within a process.
+    TransferId(u64)
+}
+id! {
     /// A key epoch (PROTOCOL 2.1). 0 authenticates, user data begins with 1.
     Epoch(u64)
 }

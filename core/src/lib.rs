@@ -49,6 +49,7 @@
 //!         members: vec![],
 //!         credentials: vec![],
 //!         chats: vec![],
+//!         files: vec![],
 //!         max_sessions: 100,
 //!         key_limits: KeyLimits::default(),
 //!         provider: &RustCrypto,

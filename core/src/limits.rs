@@ -207,6 +207,27 @@ pub const OPS_COMMON: usize = OPS / 2;
 /// not have been called failed.
 pub const OP_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Offers of one side that wait for an answer (PROTOCOL 5.6).
+pub const OFFERS_UNANSWERED: usize = 16;
+/// Ranges that a receiver names when it takes an offer (PROTOCOL 5.6).
+pub const FILE_RANGES: usize = 1000;
+/// Disjoint ranges of one file at its receiver; beyond them it cancels (PROTOCOL 5.6).
+pub const FILE_PIECES: usize = 65_536;
+/// Files that one session takes at a time; an offer beyond them waits for its answer.
+pub const FILES_TAKEN: usize = 16;
+/// Files that a client has offered, or will once there is a session.
+pub const FILES_OFFERED: usize = 4096;
+/// Files that a server keeps for absent members.
+pub const FILES_KEPT: usize = 65_536;
+/// Files that a server remembers to have passed on, so that a repeated offer sends none twice.
+pub const FILES_REMEMBERED: usize = 4096;
+/// How long a file is kept for an absent member, as chat is (PROTOCOL 5.4).
+pub const FILE_AGE: Duration = Duration::from_secs(7 * 86_400);
+/// Datagrams of one batch, as one segmented send (GSO) takes them.
+pub const BATCH_MAX: usize = 64;
+/// Bytes of one batch: an IP packet less its headers.
+pub const BATCH_BYTES: usize = 65_487;
+
 /// Largest security file, bytes (PROTOCOL 8).
 pub const SECURITY_FILE_MAX: usize = 64 * 1024;
 /// Iterations of PBKDF2 that writers use (SPEC 4.2).

@@ -1,10 +1,12 @@
 //! Actions under way: what waits for each, and when it is given up.
 
-use crate::id::OpId;
+use crate::id::{OpId, TransferId};
 use crate::limits::{OP_TIMEOUT, OPS, OPS_COMMON};
 use crate::time::Instant;
 use crate::transport::Timer;
+use crate::wire::message::FileError;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
 
 /// How an action ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,39 @@ pub enum Outcome {
     PortInUse,
     /// It could not be done.
     Failed,
+}
+
+/// Bytes of a file that arrived (PROTOCOL 5.6): to be written before events are polled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk<'d> {
+    /// Which transfer.
+    pub transfer: TransferId,
+    /// Where in the file, bytes.
+    pub offset: u64,
+    /// They lie in the datagram's own buffer.
+    pub bytes: &'d [u8],
+}
+
+/// Bytes of a file to be read and handed to `send_chunk`: one batch of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Which transfer.
+    pub transfer: TransferId,
+    /// Where in the file, bytes.
+    pub offset: u64,
+    /// How many bytes; fewer will do.
+    pub len: usize,
+}
+
+/// Why a transfer has ended (PROTOCOL 5.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFailure {
+    /// Its receiver checked it, and it was not right.
+    Checked(FileError),
+    /// The peer cancelled it, and says why.
+    Cancelled(String),
+    /// The session has ended. Whoever sends offers it again in the next one; what has arrived counts.
+    Interrupted,
 }
 
 /// A deadline, and what it is for.

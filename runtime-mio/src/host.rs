@@ -1,7 +1,7 @@
 //! What the binary supplies, and how it is reached.
 
 use clawchat_core::id::OpId;
-use clawchat_core::ops::Outcome;
+use clawchat_core::ops::{Chunk, Outcome, Want};
 use clawchat_core::server::{Action, Event, Server};
 use clawchat_core::time::Now;
 use mio::Waker;
@@ -30,6 +30,23 @@ pub trait Host {
 
     /// The machine has something to tell.
     fn event(&mut self, server: &mut Server, now: Now, event: Event);
+
+    /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. An error, which
+    /// says why, cancels the transfer.
+    ///
+    /// # Errors
+    /// What the peer is told.
+    fn store(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str>;
+
+    /// Nothing more arrives in this turn: what was kept back is written before anything is
+    /// acknowledged.
+    fn flush(&mut self, server: &mut Server, now: Now);
+
+    /// Bytes of a file are to be sent: fills `bytes`. An error, which says why, cancels the transfer.
+    ///
+    /// # Errors
+    /// What the peer is told.
+    fn load(&mut self, want: &Want, bytes: &mut [u8]) -> Result<(), &'static str>;
 
     /// A command arrived.
     fn command(&mut self, server: &mut Server, now: Now, command: Self::Command) -> Flow;

@@ -6,7 +6,7 @@
 //!   wait for sockets, inputs or the deadline
 //!     │
 //!     ▼
-//!   receive batches ──► handle_datagram      (bounded, so that nobody starves the rest)
+//!   receive batches ──► handle_datagram ► Host::store   (bounded, so that nobody starves the rest)
 //!   take inputs ──────► handle_completion, Host::command
 //!   deadline come ────► handle_timeout
 //!     │
@@ -14,6 +14,7 @@
 //!   drain: poll_action ──► bind here, or Host::start
 //!          poll_event ───► Host::event
 //!          poll_transmit ► send, until the socket would block
+//!          file_want ────► Host::load ► send_chunk ► send, the same
 //! ```
 //!
 //! The driver knows sockets and the clock; the [`Host`] knows disk and people; the machine between
@@ -52,6 +53,8 @@ pub struct Driver<H: Host> {
     sender: Sender,
     inputs: mpsc::Receiver<Input<H::Command>>,
     remote: Remote<H::Command>,
+    /// There may be more of a file to send at once.
+    more: bool,
 }
 
 impl<H: Host> Driver<H> {
@@ -62,10 +65,11 @@ impl<H: Host> Driver<H> {
     pub fn new(server: Server, bind: Vec<IpAddr>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (sender, inputs) = mpsc::channel();
-        let remote = Remote::new(sender, waker);
+        let (commands, inputs) = mpsc::channel();
+        let remote = Remote::new(commands, waker);
         let (receiver, ports) = (Receiver::new(), Ports::new(bind));
-        Ok(Self { server, poll, ports, receiver, sender: Sender::new(), inputs, remote })
+        let (sender, more) = (Sender::new(), false);
+        Ok(Self { server, poll, ports, receiver, sender, inputs, remote, more })
     }
 
     /// Reaches the loop from other threads.

@@ -30,9 +30,14 @@ impl<H: Host> Driver<H> {
         let now = clock::now();
         for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
             self.receiver.receive(bound, |path, datagram| {
-                self.server.handle_datagram(now, path, datagram);
+                if let Some(chunk) = self.server.handle_datagram(now, path, datagram)
+                    && let Err(reason) = host.store(&chunk)
+                {
+                    self.server.cancel_file(now, chunk.transfer, reason);
+                }
             });
         }
+        host.flush(&mut self.server, now);
         let flow = self.take_inputs(now, host);
         if self.server.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
             self.server.handle_timeout(now);
@@ -44,7 +49,7 @@ impl<H: Host> Driver<H> {
 
     /// How long to wait for sockets and inputs.
     fn pause(&mut self, now: Now) -> Option<Duration> {
-        if self.ports.iter_mut().any(|bound| bound.readable) {
+        if self.more || self.ports.iter_mut().any(|bound| bound.readable) {
             return Some(Duration::ZERO);
         }
         let deadline = self.server.poll_timeout()?.at.since(now.mono).min(WAIT_MAX);
@@ -95,6 +100,6 @@ impl<H: Host> Driver<H> {
                 break;
             }
         }
-        self.sender.flush(&self.ports, &mut self.server, now);
+        self.more = self.sender.flush(&self.ports, &mut self.server, host, now);
     }
 }

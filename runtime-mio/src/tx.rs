@@ -1,5 +1,6 @@
 //! Sending: what the socket does not take stays here, and nothing more is polled until it does.
 
+use crate::host::Host;
 use crate::ports::{Bound, Ports};
 use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::server::Server;
@@ -11,10 +12,14 @@ use std::io;
 
 /// Longest that the kernel cuts into datagrams for us, bytes: an IP packet less the headers.
 const OFFLOAD_MAX: usize = 65_487;
+/// Batches of files that one turn sends: what arrives meanwhile must not wait for long.
+const BATCHES: u32 = 16;
 
 /// The send arena and what waits in it.
 pub(crate) struct Sender {
     arena: Vec<u8>,
+    /// Bytes of a file on their way from the disk.
+    scratch: Vec<u8>,
     /// What is being sent, and how many bytes of it the socket has.
     waiting: Option<(Transmit, usize)>,
 }
@@ -27,7 +32,8 @@ impl fmt::Debug for Sender {
 
 impl Sender {
     pub(crate) fn new() -> Self {
-        Self { arena: vec![0; DATAGRAM_MAX], waiting: None }
+        let scratch = vec![0; DATAGRAM_MAX];
+        Self { arena: vec![0; DATAGRAM_MAX], scratch, waiting: None }
     }
 
     /// Whether the socket would block.
@@ -35,18 +41,51 @@ impl Sender {
         self.waiting.is_some()
     }
 
-    /// Sends all that the server has, until a socket would block.
-    pub(crate) fn flush(&mut self, ports: &Ports, server: &mut Server, now: Now) {
+    /// Sends all that the server has, until a socket would block or a turn has had its share of files.
+    /// True when there may be more of them at once.
+    pub(crate) fn flush<H: Host>(
+        &mut self,
+        ports: &Ports,
+        server: &mut Server,
+        host: &mut H,
+        now: Now,
+    ) -> bool {
+        let mut batches = 0;
         loop {
             let next = self.waiting.take();
             let next = next.or_else(|| Some((server.poll_transmit(now, &mut self.arena)?, 0)));
-            let Some((transmit, sent)) = next else { return };
+            let next = match next {
+                None if batches == BATCHES => return true,
+                None => {
+                    batches += 1;
+                    self.chunks(server, host, now).map(|transmit| (transmit, 0))
+                }
+                next => next,
+            };
+            let Some((transmit, sent)) = next else { return false };
             let sent = self.send(ports, &transmit, sent);
             if sent < transmit.len {
                 self.waiting = Some((transmit, sent));
-                return;
+                return false;
             }
         }
+    }
+
+    /// Seals the next batch of a file.
+    fn chunks<H: Host>(&mut self, server: &mut Server, host: &mut H, now: Now) -> Option<Transmit> {
+        while let Some(want) = server.file_want(now) {
+            let bytes = &mut self.scratch[..want.len];
+            match host.load(&want, bytes) {
+                Ok(()) => {
+                    let sent = server.send_chunk(now, &want, bytes, &mut self.arena);
+                    if sent.is_some() {
+                        return sent;
+                    }
+                }
+                Err(reason) => server.cancel_file(now, want.transfer, reason),
+            }
+        }
+        None
     }
 
     /// Sends a transmit from byte `sent` on; how far that got, which is to its end unless the socket

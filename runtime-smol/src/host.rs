@@ -1,10 +1,28 @@
 //! What the binary supplies.
 
 use clawchat_core::client::Action;
-use clawchat_core::ops::Outcome;
+use clawchat_core::id::TransferId;
+use clawchat_core::ops::{Chunk, Outcome, Want};
 
 /// Performs what is neither socket nor clock.
 pub trait Host: Send + Sync + 'static {
     /// Performs an action, each after the one before it. Runs on the blocking pool.
     fn perform(&self, action: &Action) -> Outcome;
+
+    /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. Runs in the task,
+    /// as do the next two: what takes long is for other threads. An error cancels the transfer.
+    ///
+    /// # Errors
+    /// What the peer is told.
+    fn store(&self, chunk: &Chunk<'_>) -> Result<(), &'static str>;
+
+    /// Nothing more arrives in this turn: what was kept back is written before anything is
+    /// acknowledged. Transfers that failed by that, and why.
+    fn flush(&self) -> Vec<(TransferId, &'static str)>;
+
+    /// Bytes of a file are to be sent: fills `bytes`. An error cancels the transfer.
+    ///
+    /// # Errors
+    /// What the peer is told.
+    fn load(&self, want: &Want, bytes: &mut [u8]) -> Result<(), &'static str>;
 }

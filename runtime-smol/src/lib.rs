@@ -28,9 +28,10 @@ pub use host::Host;
 
 use clawchat_core::client::{Client, ClientConfig, Event};
 use clawchat_core::error::SendError;
-use clawchat_core::id::{ChatId, Epoch};
+use clawchat_core::id::{ChatId, Epoch, TransferId};
+use clawchat_core::ranges::RangeSet;
 use clawchat_core::time::Duration;
-use clawchat_core::wire::message::Status;
+use clawchat_core::wire::message::{FileError, Status};
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
@@ -61,6 +62,24 @@ pub(crate) enum Command {
     Status(Status, Sender<Result<(), SendError>>),
     RotateKeys(Sender<Result<(), SendError>>),
     State(Sender<SessionState>),
+    OfferFile {
+        id: ChatId,
+        to: String,
+        name: String,
+        size: u64,
+        reply: Sender<Result<TransferId, SendError>>,
+    },
+    FileDigest(TransferId, [u8; 32]),
+    AcceptFile {
+        transfer: TransferId,
+        have: RangeSet,
+        limit: u64,
+        reply: Sender<Result<(), SendError>>,
+    },
+    RaiseLimit(TransferId, u64),
+    FileChecked(TransferId, Result<(), FileError>),
+    CancelFile(TransferId, String),
+    Progress(TransferId, Sender<Option<(u64, u64)>>),
     Connect,
     Compromised,
     GiveUpSignalling,
@@ -128,6 +147,62 @@ impl Handle {
     /// See [`Client::rotate_keys`].
     pub async fn rotate_keys(&self) -> Result<(), SendError> {
         self.ask(Command::RotateKeys).await.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Offers a file; [`Host::load`] is asked for its bytes once the server takes it.
+    ///
+    /// # Errors
+    /// See [`Client::offer_file`].
+    pub async fn offer_file(
+        &self,
+        id: ChatId,
+        to: &str,
+        name: &str,
+        size: u64,
+    ) -> Result<TransferId, SendError> {
+        let (to, name) = (to.to_owned(), name.to_owned());
+        let offered = self.ask(|reply| Command::OfferFile { id, to, name, size, reply }).await;
+        offered.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Tells the SHA-256 of a file that was offered.
+    pub fn file_digest(&self, transfer: TransferId, sha256: [u8; 32]) {
+        self.tell(Command::FileDigest(transfer, sha256));
+    }
+
+    /// Takes a file that was offered to us: what of it is here, and up to where it may come, bytes.
+    /// [`Host::store`] gets its bytes.
+    ///
+    /// # Errors
+    /// See [`Client::accept_file`].
+    pub async fn accept_file(
+        &self,
+        transfer: TransferId,
+        have: RangeSet,
+        limit: u64,
+    ) -> Result<(), SendError> {
+        let taken = self.ask(|reply| Command::AcceptFile { transfer, have, limit, reply }).await;
+        taken.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Lets more of a file come, up to `limit` bytes.
+    pub fn raise_file_limit(&self, transfer: TransferId, limit: u64) {
+        self.tell(Command::RaiseLimit(transfer, limit));
+    }
+
+    /// Answers [`Event::FileComplete`].
+    pub fn file_checked(&self, transfer: TransferId, result: Result<(), FileError>) {
+        self.tell(Command::FileChecked(transfer, result));
+    }
+
+    /// Ends a transfer, whoever offered it.
+    pub fn cancel_file(&self, transfer: TransferId, reason: &str) {
+        self.tell(Command::CancelFile(transfer, reason.to_owned()));
+    }
+
+    /// How many bytes of a file of ours the server has, of how many; while it takes it.
+    pub async fn file_progress(&self, transfer: TransferId) -> Option<(u64, u64)> {
+        self.ask(|reply| Command::Progress(transfer, reply)).await.flatten()
     }
 
     /// How the session is doing; `None` when the task has ended.

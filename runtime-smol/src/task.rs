@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// Receives of one turn.
 const RECEIVES: usize = 16;
+/// Batches of files that one turn sends: what arrives meanwhile must not wait for long.
+const BATCHES: u32 = 16;
 
 /// What woke the task.
 enum Woken {
@@ -37,11 +39,16 @@ pub(crate) struct Task {
     client: Client,
     addresses: Vec<IpAddr>,
     sockets: Sockets,
+    host: Arc<dyn Host>,
     jobs: Sender<(OpId, Action)>,
     commands: Option<Receiver<Command>>,
     events: Sender<Event>,
     completions: Channel<(OpId, Outcome)>,
     arena: Vec<u8>,
+    /// Bytes of a file on their way from the disk.
+    scratch: Vec<u8>,
+    /// There may be more of a file to send at once.
+    more: bool,
     waiting: Option<Transmit>,
     /// Chats that the application was given and has not dealt with.
     unseen: usize,
@@ -76,11 +83,14 @@ impl Task {
             client,
             addresses,
             sockets: Sockets::default(),
-            jobs: worker(host, completions.0.clone()),
+            jobs: worker(host.clone(), completions.0.clone()),
+            host,
             commands: Some(commands),
             events,
             completions,
             arena: vec![0; DATAGRAM_MAX],
+            scratch: vec![0; DATAGRAM_MAX],
+            more: false,
             waiting: None,
             unseen: 0,
         }
@@ -99,10 +109,20 @@ impl Task {
                 Woken::Readable => {
                     // Bounded, so that a flood can't keep the task from its commands.
                     for _ in 0..RECEIVES {
-                        let client = &mut self.client;
-                        if !self.sockets.receive(|path, d| client.handle_datagram(now, path, d)) {
+                        let (client, host) = (&mut self.client, &self.host);
+                        let any = self.sockets.receive(|path, datagram| {
+                            if let Some(chunk) = client.handle_datagram(now, path, datagram)
+                                && let Err(reason) = host.store(&chunk)
+                            {
+                                client.cancel_file(now, chunk.transfer, reason);
+                            }
+                        });
+                        if !any {
                             break;
                         }
+                    }
+                    for (transfer, reason) in self.host.flush() {
+                        self.client.cancel_file(now, transfer, reason);
                     }
                 }
                 Woken::Writable | Woken::Deadline => {}
@@ -130,6 +150,9 @@ impl Task {
         };
         let deadline = async {
             let now = clock::now().mono;
+            if self.more {
+                return Woken::Deadline;
+            }
             match self.client.poll_timeout().map(|deadline| deadline.at.since(now)) {
                 // A deadline that waits for the socket or the application must not spin.
                 Some(pause) if self.waiting.is_some() || self.is_held() => {
@@ -175,6 +198,28 @@ impl Task {
                     unreceipted: self.client.unreceipted(),
                 });
             }
+            Command::OfferFile { id, to, name, size, reply } => {
+                let _gone = reply.try_send(self.client.offer_file(now, id, &to, &name, size));
+            }
+            Command::FileDigest(transfer, sha256) => {
+                self.client.file_digest(now, transfer, sha256);
+            }
+            Command::AcceptFile { transfer, have, limit, reply } => {
+                let _gone = reply.try_send(self.client.accept_file(now, transfer, &have, limit));
+            }
+            Command::RaiseLimit(transfer, limit) => {
+                // A transfer that is over needs no limit.
+                let _over = self.client.raise_file_limit(now, transfer, limit);
+            }
+            Command::FileChecked(transfer, result) => {
+                self.client.file_checked(now, transfer, result);
+            }
+            Command::CancelFile(transfer, reason) => {
+                self.client.cancel_file(now, transfer, &reason);
+            }
+            Command::Progress(transfer, reply) => {
+                let _gone = reply.try_send(self.client.file_progress(transfer));
+            }
             Command::Connect => self.client.connect(now),
             Command::Compromised => self.client.declare_compromised(now),
             Command::GiveUpSignalling => self.client.give_up_signalling(now),
@@ -199,9 +244,19 @@ impl Task {
             let _gone = self.jobs.try_send((op, action));
         }
         self.hand_out();
+        let mut batches = 0;
+        self.more = false;
         while !self.is_held() {
             let next = self.waiting.take();
-            let next = next.or_else(|| self.client.poll_transmit(now, &mut self.arena));
+            let mut next = next.or_else(|| self.client.poll_transmit(now, &mut self.arena));
+            if next.is_none() {
+                if batches == BATCHES {
+                    self.more = true;
+                    break;
+                }
+                batches += 1;
+                next = self.chunks(now);
+            }
             let Some(transmit) = next else { break };
             if !self.sockets.send(&transmit, &self.arena) {
                 self.waiting = Some(transmit);
@@ -209,6 +264,23 @@ impl Task {
             }
         }
         self.hand_out();
+    }
+
+    /// Seals the next batch of a file.
+    fn chunks(&mut self, now: Now) -> Option<Transmit> {
+        while let Some(want) = self.client.file_want(now) {
+            let bytes = &mut self.scratch[..want.len];
+            match self.host.load(&want, bytes) {
+                Ok(()) => {
+                    let sent = self.client.send_chunk(now, &want, bytes, &mut self.arena);
+                    if sent.is_some() {
+                        return sent;
+                    }
+                }
+                Err(reason) => self.client.cancel_file(now, want.transfer, reason),
+            }
+        }
+        None
     }
 
     fn hand_out(&mut self) {

@@ -81,7 +81,10 @@ impl Disk {
             Action::IssueSecurityFile { .. } => issue,
             Action::RetireFiles { .. } => retire,
             Action::KeepCredentials { .. } => issue / 2,
-            Action::BindPort { .. } | Action::ClosePort { .. } | Action::ChatDelivered { .. } => 0,
+            Action::BindPort { .. }
+            | Action::ClosePort { .. }
+            | Action::ChatDelivered { .. }
+            | Action::FileDelivered { .. } => 0,
         };
         let outcome = if rng.chance(fail) { Outcome::Failed } else { Outcome::Done };
         let mut time = |slow| {
@@ -128,7 +131,7 @@ impl Disk {
             Action::KeepCredentials { file, credentials } => {
                 self.credentials.insert(file, credentials);
             }
-            Action::BindPort { .. } | Action::ClosePort { .. } => {}
+            Action::BindPort { .. } | Action::ClosePort { .. } | Action::FileDelivered { .. } => {}
         }
     }
 

@@ -1101,6 +1101,7 @@ impl World {
             members: members.collect(),
             credentials: self.disk.credentials(),
             chats: self.disk.chats(),
+            files: Vec::new(),
             max_sessions: self.setup.max_sessions,
             key_limits: self.setup.key_limits,
             provider: &RustCrypto,
@@ -1237,7 +1238,11 @@ impl World {
             | server::Event::NoPort
             | server::Event::Audit(_)
             | server::Event::Alert(_)
-            | server::Event::Signalled { .. } => {}
+            | server::Event::Signalled { .. }
+            | server::Event::FileOffered { .. }
+            | server::Event::FileComplete { .. }
+            | server::Event::FileSending { .. }
+            | server::Event::FileEnded { .. } => {}
         }
         self.server.events.push(event);
     }

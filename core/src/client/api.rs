@@ -2,10 +2,11 @@
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::CloseReason;
-use crate::id::{ChatId, Epoch, PortId};
+use crate::id::{ChatId, Epoch, PortId, TransferId};
 use crate::limits::KeyLimits;
+use crate::ops::FileFailure;
 use crate::time::{Duration, UnixMs};
-use crate::wire::message::{Chat, ErrorMessage, Presence, ReceiptState, SessionInfo};
+use crate::wire::message::{Chat, ErrorMessage, FileOffer, Presence, ReceiptState, SessionInfo};
 use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -99,6 +100,37 @@ pub enum Event {
         by: String,
         /// When.
         at: UnixMs,
+    },
+    /// A file is offered to us: [`Client::accept_file`](super::Client::accept_file) takes it,
+    /// [`Client::cancel_file`](super::Client::cancel_file) refuses it, and without an answer it is
+    /// offered again in the next session.
+    FileOffered {
+        /// Its transfer.
+        transfer: TransferId,
+        /// What it is.
+        offer: FileOffer,
+    },
+    /// The server takes a file of ours: its SHA-256 is needed
+    /// ([`Client::file_digest`](super::Client::file_digest)).
+    FileAccepted {
+        /// Its transfer.
+        transfer: TransferId,
+        /// Bytes of it that are there already.
+        held: u64,
+    },
+    /// All of a file has arrived. [`Client::file_checked`](super::Client::file_checked) answers.
+    FileComplete {
+        /// Its transfer.
+        transfer: TransferId,
+        /// What it must hash to.
+        sha256: [u8; 32],
+    },
+    /// A transfer has ended: the server has our file, or it failed.
+    FileEnded {
+        /// Which.
+        transfer: TransferId,
+        /// How.
+        result: Result<(), FileFailure>,
     },
     /// A member's presence.
     Presence(Presence),

@@ -3,15 +3,16 @@
 mod api;
 mod chat;
 mod commands;
+mod files;
 mod moves;
 mod search;
 
 use crate::crypto::aead::CipherProvider;
 use crate::error::{CloseReason, DropReason};
 use crate::id::{Epoch, OpId};
-use crate::ops::{Deadline, Ops, Outcome};
+use crate::ops::{Chunk, Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
-use crate::session::{Context, Session, SessionEvent, datagram_hash};
+use crate::session::{ChunkAt, Context, Number, Session, SessionEvent, datagram_hash};
 use crate::time::{Duration, Instant, Now};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 pub use api::{Action, ClientConfig, Event, Renewal};
 use chat::Chats;
 use core::net::IpAddr;
+use files::Files;
 use moves::{NextPort, Renewing, ServerClock};
 use search::{Found, PORT, Search};
 
@@ -66,6 +68,7 @@ pub struct Client {
     random: Random,
     state: State,
     chats: Chats,
+    files: Files,
     /// A session without keys that repeats its fatal error.
     last_words: Option<Box<Session>>,
     was_connected: bool,
@@ -94,6 +97,7 @@ impl Client {
             random: Random::new(seed),
             state: State::Binding,
             chats: Chats::new(now.mono),
+            files: Files::default(),
             last_words: None,
             was_connected: false,
             reconnect_in: RECONNECT_MIN,
@@ -166,21 +170,39 @@ impl Client {
     }
 
     /// Input: a datagram arrived by `path`. It is decrypted in place; what does not open is dropped in
-    /// silence, and counted.
-    pub fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
-        if let Err(reason) = self.route(now, path, datagram) {
-            self.drops[reason as usize] += 1;
+    /// silence, and counted. The bytes of a file that it brought stay where they are.
+    pub fn handle_datagram<'d>(
+        &mut self,
+        now: Now,
+        path: Path,
+        datagram: &'d mut [u8],
+    ) -> Option<Chunk<'d>> {
+        match self.route(now, path, datagram) {
+            Ok(chunk) => {
+                let ChunkAt { count, offset, at } = chunk?;
+                let transfer = self.files.of(Number { ours: false, count })?;
+                Some(Chunk { transfer, offset, bytes: datagram.get(at)? })
+            }
+            Err(reason) => {
+                self.drops[reason as usize] += 1;
+                None
+            }
         }
     }
 
-    fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
+    fn route(
+        &mut self,
+        now: Now,
+        path: Path,
+        datagram: &mut [u8],
+    ) -> Result<Option<ChunkAt>, DropReason> {
         let header = Header::decode(datagram).ok_or(DropReason::Header)?;
         if !self.addresses.contains(&path.remote.ip()) {
             return Err(DropReason::Address);
         }
         if let State::Wiped(Some(session)) = &mut self.state {
             let copy = session.is_copy_of_signal(path, &datagram_hash(datagram));
-            return if copy { Ok(()) } else { Err(DropReason::NoKey) };
+            return if copy { Ok(None) } else { Err(DropReason::NoKey) };
         }
         match &mut self.state {
             State::Searching(search) => {
@@ -189,7 +211,7 @@ impl Client {
                     return Err(DropReason::EpochZero);
                 }
                 self.found(now, path, message);
-                Ok(())
+                Ok(None)
             }
             State::InSession(session, _) => {
                 let found = session.recognise(&header).ok_or(DropReason::NoKey)?;
@@ -234,6 +256,7 @@ impl Client {
     /// A session or a search has ended: for good, or until the next attempt.
     fn ended(&mut self, now: Now, reason: CloseReason) {
         self.chats.session_ended();
+        self.events.extend(self.files.session_ended());
         let again = match &reason {
             CloseReason::Idle
             | CloseReason::Unreachable
@@ -275,6 +298,9 @@ impl Client {
                 SessionEvent::Message(Message::PortRotation(announced)) => {
                     self.announced(now, announced);
                 }
+                SessionEvent::File(number, event) => {
+                    self.events.extend(self.files.take(session, number, event));
+                }
                 SessionEvent::Message(message) => {
                     self.events.extend(self.chats.take(now.mono, message));
                 }
@@ -292,9 +318,11 @@ impl Client {
         }
         if let State::InSession(session, _) = &mut self.state
             && session.is_open()
-            && self.chats.pump(now.mono, session)
         {
-            self.events.push_back(Event::Writable);
+            self.files.pump(session);
+            if self.chats.pump(now.mono, session) {
+                self.events.push_back(Event::Writable);
+            }
         }
     }
 
@@ -322,6 +350,7 @@ impl Client {
         self.config = None;
         self.renewing = Renewing::Idle;
         self.chats = Chats::new(now.mono);
+        self.files = Files::default();
         self.events.push_back(Event::Compromised { by_server, acknowledged });
         self.start(now, Action::WipeSecurityFiles, Waits::Wipe);
         if matches!(self.state, State::Wiped(None)) {

@@ -2,14 +2,16 @@
 
 use super::audit::{Alert, Audit};
 use super::credentials::{Credential, SecurityFileDraft};
+use super::files::StoredFile;
 use super::hub::StoredChat;
 use super::ports::{PortChoice, Timing};
 use crate::crypto::aead::CipherProvider;
 use crate::error::CloseReason;
-use crate::id::{ChatId, Epoch, FileId, PortId, SessionId};
+use crate::id::{ChatId, Epoch, FileId, PortId, SessionId, TransferId};
 use crate::limits::KeyLimits;
+use crate::ops::FileFailure;
 use crate::time::Duration;
-use crate::wire::message::Chat;
+use crate::wire::message::{Chat, FileOffer};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -48,6 +50,8 @@ pub struct ServerConfig {
     pub credentials: Vec<Credential>,
     /// Chat not yet delivered, oldest first; with no recipient left only its id counts.
     pub chats: Vec<StoredChat>,
+    /// Files that are kept for members, oldest first.
+    pub files: Vec<StoredFile>,
     /// Most established sessions (SPEC 11.2).
     pub max_sessions: usize,
     /// Makes packet ciphers.
@@ -98,6 +102,16 @@ pub enum Action {
     /// Note, in its own time, that a member has a chat.
     ChatDelivered {
         /// Author of the chat.
+        from: String,
+        /// Its id.
+        id: ChatId,
+        /// Who has it.
+        by: String,
+    },
+    /// Note, in its own time, that a member has a file or wants it no more; what is kept for nobody any
+    /// more may go.
+    FileDelivered {
+        /// Who sent it.
         from: String,
         /// Its id.
         id: ChatId,
@@ -156,6 +170,42 @@ pub enum Event {
     },
     /// A chat is durable, and on its way.
     Chat(Chat),
+    /// A member offers a file: [`Server::accept_file`](super::Server::accept_file) takes it,
+    /// [`Server::cancel_file`](super::Server::cancel_file) refuses it.
+    FileOffered {
+        /// Its transfer.
+        transfer: TransferId,
+        /// In which session.
+        session: SessionId,
+        /// What it is.
+        offer: FileOffer,
+    },
+    /// All of a member's file has arrived. [`Server::file_checked`](super::Server::file_checked) answers,
+    /// with `file` once it is right and durable.
+    FileComplete {
+        /// Its transfer.
+        transfer: TransferId,
+        /// What it must be.
+        file: StoredFile,
+    },
+    /// A member takes a file that is kept for it: its bytes will be wanted.
+    FileSending {
+        /// Its transfer.
+        transfer: TransferId,
+        /// What it is.
+        offer: FileOffer,
+        /// Who takes it.
+        to: String,
+        /// Bytes of it that the member has.
+        held: u64,
+    },
+    /// A transfer that the host knows of has ended by the peer or with its session.
+    FileEnded {
+        /// Which.
+        transfer: TransferId,
+        /// How.
+        result: Result<(), FileFailure>,
+    },
     /// COMPROMISED was raised for a member.
     Compromised {
         /// Whose keys.

@@ -316,6 +316,22 @@ impl Hub {
         others.flat_map(|(_, member)| member.sessions.keys().copied()).collect()
     }
 
+    /// Whom something of a member is for; `None` for nobody that it may write to.
+    pub(super) fn recipients(&self, from: &str, to: &Recipient) -> Option<Vec<String>> {
+        match to {
+            Recipient::Member(name) if name == SERVER_MEMBER => Some(vec![name.clone()]),
+            Recipient::Member(name) => self.members.contains_key(name).then(|| vec![name.clone()]),
+            Recipient::Room(room) => {
+                let others = self
+                    .members
+                    .iter()
+                    .filter(|(name, other)| *name != from && other.rooms.contains(room));
+                let own = self.members.get(from)?.rooms.contains(room);
+                own.then(|| others.map(|(name, _)| name.clone()).collect())
+            }
+        }
+    }
+
     /// A chat of `from` arrived; `chat.from` is set here, whatever the client wrote.
     pub(super) fn submit(&mut self, from: &str, mut chat: Chat, now: Now) -> Verdict {
         let Some(member) = self.members.get_mut(from) else { return Verdict::NoRecipient };
@@ -333,17 +349,7 @@ impl Hub {
         if member.pending.contains(&chat.id) {
             return Verdict::Pending;
         }
-        let to = match &chat.to {
-            Recipient::Member(name) if name == SERVER_MEMBER => vec![name.clone()],
-            Recipient::Member(name) if self.members.contains_key(name) => vec![name.clone()],
-            Recipient::Room(room) if member.rooms.contains(room) => self
-                .members
-                .iter()
-                .filter(|(name, other)| *name != from && other.rooms.contains(room))
-                .map(|(name, _)| name.clone())
-                .collect(),
-            Recipient::Member(_) | Recipient::Room(_) => return Verdict::NoRecipient,
-        };
+        let Some(to) = self.recipients(from, &chat.to) else { return Verdict::NoRecipient };
         if member.pending.len() >= CHATS_PENDING {
             return Verdict::Full;
         }

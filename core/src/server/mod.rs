@@ -6,6 +6,7 @@ mod audit;
 mod commands;
 mod compromise;
 mod credentials;
+mod files;
 mod handshake;
 mod hub;
 mod monitor;
@@ -38,6 +39,8 @@ pub use audit::{Alert, Audit, Resource};
 use core::net::SocketAddr;
 pub use credentials::{Credential, CredentialStatus, SecurityFileDraft};
 use credentials::{Credentials, SecretId};
+use files::Files;
+pub use files::StoredFile;
 use hub::Hub;
 pub use hub::StoredChat;
 use monitor::Monitor;
@@ -146,6 +149,7 @@ pub struct Server {
     unkept: BTreeSet<FileId>,
     trials: Trials,
     hub: Hub,
+    files: Files,
     sessions: BTreeMap<SessionId, Entry>,
     /// Established sessions by the address of their path. Whoever has a file can claim any address as
     /// his first, so that one may have several.
@@ -169,7 +173,8 @@ impl Server {
         for member in &config.members {
             hub.set_member(&member.name, &member.rooms, now);
         }
-        let (chats, mut credentials) = (config.chats, Credentials::default());
+        let (chats, files) = (config.chats, config.files);
+        let mut credentials = Credentials::default();
         for credential in config.credentials {
             credentials.accept(now, credential);
         }
@@ -191,6 +196,7 @@ impl Server {
             unkept: BTreeSet::new(),
             trials: Trials::new(now.mono),
             hub,
+            files: Files::default(),
             sessions: BTreeMap::new(),
             by_address: BTreeSet::new(),
             next_session: 0,
@@ -205,6 +211,9 @@ impl Server {
         };
         server.bind(now);
         chats.into_iter().for_each(|stored| server.restore(now, stored));
+        for stored in files {
+            server.keep_file(stored);
+        }
         server
     }
 
@@ -259,6 +268,7 @@ impl Server {
             self.retire_again(now);
             self.keep_again(now);
             self.expire_chat(now);
+            self.expire_files(now);
             self.watch_minute();
         }
         if self.ports.deadline().is_some_and(|at| at <= now.mono) {
@@ -305,6 +315,7 @@ impl Server {
 
     fn remove(&mut self, id: SessionId) {
         self.schedule.forget(id);
+        self.files_gone(id);
         if let Some(entry) = self.sessions.remove(&id) {
             self.by_address.remove(&(entry.session.path().remote, id));
         }
@@ -319,6 +330,7 @@ impl Server {
             SessionEvent::Moved { from, to } => self.moved(id, from, to),
             SessionEvent::Compromised => self.compromised_by_member(now, id),
             SessionEvent::Wiped { acknowledged } => self.signalled(now, id, acknowledged),
+            SessionEvent::File(number, event) => self.on_file_event(now, id, number, event),
             SessionEvent::Closed(reason) => self.gone(now, id, reason),
         }
     }
@@ -336,6 +348,7 @@ impl Server {
     /// An established session is no more: its member may be offline by that.
     fn gone(&mut self, now: Now, id: SessionId, reason: CloseReason) {
         self.count_traffic(id);
+        self.files_gone(id);
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         let Some(since) = entry.established.take() else { return };
         let (member, remote) = (entry.member.clone(), entry.session.path().remote);

@@ -80,6 +80,7 @@ impl Server {
         while let Some(receipt) = self.hub.next_receipt(member) {
             self.owe(now, id, receipt);
         }
+        self.offer_files(id);
     }
 
     /// A member's presence to every session of every other member. Of one member only the newest

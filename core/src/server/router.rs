@@ -4,7 +4,8 @@ use super::Server;
 use crate::error::DropReason;
 use crate::id::SessionId;
 use crate::limits::DATAGRAM_BASE;
-use crate::session::{Context, datagram_hash};
+use crate::ops::Chunk;
+use crate::session::{ChunkAt, Context, Number, datagram_hash};
 use crate::time::Now;
 use crate::transport::epochs::Slot;
 use crate::transport::path::Path;
@@ -13,14 +14,33 @@ use core::net::SocketAddr;
 
 impl Server {
     /// Input: a datagram arrived by `path`. It is decrypted in place. Nothing that the network sends
-    /// is an error: what does not open is dropped in silence, and counted.
-    pub fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
-        if let Err(reason) = self.route(now, path, datagram) {
-            self.dropped(now, path, reason);
+    /// is an error: what does not open is dropped in silence, and counted. The bytes of a file that it
+    /// brought stay where they are.
+    pub fn handle_datagram<'d>(
+        &mut self,
+        now: Now,
+        path: Path,
+        datagram: &'d mut [u8],
+    ) -> Option<Chunk<'d>> {
+        match self.route(now, path, datagram) {
+            Ok(chunk) => {
+                let (id, ChunkAt { count, offset, at }) = chunk?;
+                let transfer = self.files.of(id, Number { ours: false, count })?;
+                Some(Chunk { transfer, offset, bytes: datagram.get(at)? })
+            }
+            Err(reason) => {
+                self.dropped(now, path, reason);
+                None
+            }
         }
     }
 
-    fn route(&mut self, now: Now, path: Path, datagram: &mut [u8]) -> Result<(), DropReason> {
+    fn route(
+        &mut self,
+        now: Now,
+        path: Path,
+        datagram: &mut [u8],
+    ) -> Result<Option<(SessionId, ChunkAt)>, DropReason> {
         if !self.ports.reads(path.port) {
             return Err(DropReason::Port);
         }
@@ -40,14 +60,14 @@ impl Server {
             return self.deliver(now, path, id, &header, found, datagram);
         }
         if header.kind == PacketType::Compromised && self.repeat_ack(path, datagram) {
-            return Ok(());
+            return Ok(None);
         }
         if header.kind == PacketType::KeyRotation
             && datagram.len() == DATAGRAM_BASE
             && let Some((secret, nonce)) =
                 self.credentials.recognise(&header, || self.trials.allow_retired(now.mono))
         {
-            return self.take_hello(now, path, secret, nonce, &header, datagram);
+            return self.take_hello(now, path, secret, nonce, &header, datagram).map(|()| None);
         }
         self.trials.charge(now.mono, address);
         Err(DropReason::NoKey)
@@ -71,7 +91,7 @@ impl Server {
         header: &Header,
         found: (Slot, u64),
         datagram: &mut [u8],
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<(SessionId, ChunkAt)>, DropReason> {
         let hash = (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
         let entry = self.sessions.get_mut(&id).ok_or(DropReason::NoKey)?;
         let mut cx = Context { now, random: &mut self.random };
@@ -83,7 +103,7 @@ impl Server {
         if taken.is_ok() || self.sessions.get(&id).is_some_and(|entry| entry.session.is_over()) {
             self.drain(now, id);
         }
-        taken
+        taken.map(|chunk| Some((id, chunk?)))
     }
 
     /// A copy of a signal already acknowledged draws the same ack (PROTOCOL 7).

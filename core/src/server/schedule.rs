@@ -11,6 +11,9 @@ pub(super) struct Schedule {
     deadlines: BTreeSet<(Instant, SessionId)>,
     of: BTreeMap<SessionId, Instant>,
     ready: BTreeSet<SessionId>,
+    /// Sessions that may have bytes of files to send, and the one that sent them last.
+    with_files: BTreeSet<SessionId>,
+    last_with_files: Option<SessionId>,
     /// Round robin: the session polled last.
     last: Option<SessionId>,
 }
@@ -20,6 +23,7 @@ impl Schedule {
     pub(super) fn touch(&mut self, id: SessionId, deadline: Option<Instant>) {
         self.set_deadline(id, deadline);
         self.ready.insert(id);
+        self.with_files.insert(id);
     }
 
     pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<Instant>) {
@@ -35,6 +39,7 @@ impl Schedule {
     pub(super) fn forget(&mut self, id: SessionId) {
         self.set_deadline(id, None);
         self.ready.remove(&id);
+        self.with_files.remove(&id);
     }
 
     pub(super) fn next_deadline(&self) -> Option<(Instant, SessionId)> {
@@ -52,6 +57,24 @@ impl Schedule {
         let id = self.ready.range(after..).next().or_else(|| self.ready.first()).copied()?;
         self.last = Some(id);
         Some(id)
+    }
+
+    /// The next session to ask for bytes of files, taking turns; the same until it sent some or has none.
+    pub(super) fn next_with_files(&self) -> Option<SessionId> {
+        let after =
+            self.last_with_files.map_or(SessionId(0), |SessionId(last)| SessionId(last + 1));
+        let next = self.with_files.range(after..).next();
+        next.or_else(|| self.with_files.first()).copied()
+    }
+
+    /// The session sent bytes of files.
+    pub(super) const fn sent_files(&mut self, id: SessionId) {
+        self.last_with_files = Some(id);
+    }
+
+    /// The session has no bytes of files that may go now.
+    pub(super) fn no_files(&mut self, id: SessionId) {
+        self.with_files.remove(&id);
     }
 
     /// The session has nothing more to send.

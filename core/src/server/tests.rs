@@ -44,7 +44,7 @@ struct Scene {
     out: Vec<u8>,
 }
 
-fn config(port: PortChoice) -> ServerConfig {
+pub(super) fn config(port: PortChoice) -> ServerConfig {
     let member = |name: &str| Member { name: name.to_string(), rooms: vec![] };
     ServerConfig {
         server_id: "cc-1".to_string(),
@@ -56,6 +56,7 @@ fn config(port: PortChoice) -> ServerConfig {
         members: ["ann", "bob", "cid"].map(member).into(),
         credentials: vec![],
         chats: vec![],
+        files: vec![],
         max_sessions: 100,
         key_limits: KeyLimits::default(),
         provider: &RustCrypto,
@@ -63,7 +64,7 @@ fn config(port: PortChoice) -> ServerConfig {
 }
 
 /// `secs` after a whole hour.
-fn start(secs: u64) -> Now {
+pub(super) fn start(secs: u64) -> Now {
     let mono = Instant::ZERO + Duration::from_secs(secs);
     Now { mono, wall: UnixMs((1_699_999_200 + secs) * 1000) }
 }

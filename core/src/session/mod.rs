@@ -30,6 +30,7 @@ use rotation::Rotation;
 use transfer::Transfers;
 
 pub(crate) use compromise::datagram_hash;
+pub(crate) use transfer::{ChunkAt, FileEvent, Number};
 
 /// What a session tells the role above it. Drained within the input that caused it.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub(crate) enum SessionEvent {
     Compromised,
     /// Our own signal is through with: acknowledged, or given up. All keys are gone.
     Wiped { acknowledged: bool },
+    /// Something about a file (PROTOCOL 5.6).
+    File(Number, FileEvent),
     /// All keys are gone.
     Closed(CloseReason),
 }
@@ -189,9 +192,9 @@ impl Session {
         header: &Header,
         found: (Slot, u64),
         datagram: &mut [u8],
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<ChunkAt>, DropReason> {
         let Some(transport) = self.phase.transport_mut() else {
-            return self.handle_while_ending(cx, path, header, found, datagram);
+            return self.handle_while_ending(cx, path, header, found, datagram).map(|()| None);
         };
         if let Some(reason) = transport.end(cx.now.mono) {
             self.close(reason);
@@ -206,13 +209,14 @@ impl Session {
             transport.arrived(cx.now.mono, path, opened.seq, len, &mut cx.random.public);
             self.traffic = transport.traffic();
         }
-        if let Err(violation) = self.take_frames(cx, path, header.kind, &opened, datagram) {
-            self.violate(cx.now, violation);
+        let chunk = self.take_frames(cx, path, header.kind, &opened, datagram);
+        if let Err(violation) = &chunk {
+            self.violate(cx.now, *violation);
         }
         self.left();
         self.keep_keys_fresh(cx);
         self.note_move();
-        Ok(())
+        Ok(chunk.unwrap_or(None))
     }
 
     /// A packet of a new epoch opened: the session is established, or a rotation complete.
@@ -238,16 +242,13 @@ impl Session {
         kind: PacketType,
         opened: &Opened,
         datagram: &[u8],
-    ) -> Result<(), Violation> {
-        let Some(transport) = self.phase.transport_mut() else { return Ok(()) };
+    ) -> Result<Option<ChunkAt>, Violation> {
+        let Some(transport) = self.phase.transport_mut() else { return Ok(None) };
         let (epoch, number) = (opened.epoch, (opened.seq, opened.completes));
         let plaintext = &datagram[opened.plaintext.clone()];
         let inbox = transport.process(cx.now.mono, path, kind, number, plaintext)?;
         let delivered = core::mem::take(&mut transport.delivered);
         self.events.extend(delivered.into_iter().map(SessionEvent::Acked));
-        if let Some(transfer) = inbox.chunk {
-            self.transfers.take_chunk(transfer)?;
-        }
         for json in inbox.signals {
             let object = Object::parse(json).map_err(Violation::Frames)?;
             self.take_signal(cx, path, kind, epoch, &object)?;
@@ -258,7 +259,10 @@ impl Session {
                 self.take_message(cx, message)?;
             }
         }
-        Ok(())
+        match inbox.chunk {
+            Some(chunk) => self.take_chunk(cx.now, chunk, opened.plaintext.end),
+            None => Ok(None),
+        }
     }
 
     fn take_signal(
@@ -307,7 +311,7 @@ impl Session {
                 self.take_goodbye(cx.now);
                 Ok(())
             }
-            Message::File { transfer, what } => self.take_file(cx.now, transfer, &what),
+            Message::File { transfer, what } => self.take_file(cx.now, transfer, what),
             Message::PortRotation(announced) => self.take_announcement(announced),
             other @ (Message::CredentialStored { .. }
             | Message::Error(_)

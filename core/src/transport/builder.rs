@@ -6,9 +6,12 @@ use super::recovery::Sent;
 use crate::limits::{DATAGRAM_BASE, DATAGRAM_MIN, HEADER_LEN, OVERHEAD};
 use crate::time::Now;
 use crate::wire::cursor::Writer;
-use crate::wire::frame::{write_challenge, write_message, write_padding, write_response};
+use crate::wire::frame::{
+    chunk_room, write_challenge, write_chunk, write_message, write_padding, write_response,
+};
 use crate::wire::header::PacketType;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Largest plaintext of a datagram of the base size.
 const ROOM: usize = DATAGRAM_BASE - OVERHEAD;
@@ -61,7 +64,7 @@ fn size_probe(transport: &mut Transport, now: Now, size: usize, out: &mut [u8]) 
     let (seq, len) = seal_only(transport, now, PacketType::Ping, out, plaintext);
     debug_assert_eq!(len, size, "sizes are multiples of 16");
     let (at, size, fragments, acked) = (now.mono, len as u64, Vec::new(), None);
-    transport.recovery.sent_size_probe(Sent { seq, at, size, fragments, acked });
+    transport.recovery.sent_size_probe(Sent { seq, at, size, fragments, chunk: None, acked });
     len
 }
 
@@ -74,7 +77,7 @@ pub(super) fn bare_ack(transport: &mut Transport, now: Now, out: &mut [u8]) -> O
 
 /// What must be remembered of an ack-eliciting packet.
 struct Record {
-    fragments: Vec<(u64, core::ops::Range<u64>)>,
+    fragments: Vec<(u64, Range<u64>)>,
     acked: Option<u64>,
 }
 
@@ -121,6 +124,49 @@ fn messages(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<usize
     Some(seal(transport, now, kind, out, len, Some(Record { fragments, acked })))
 }
 
+/// How many bytes of a file from `range` fit `count` datagrams of `size` bytes.
+pub(super) fn batch_room(size: usize, count: usize, transfer: u64, range: &Range<u64>) -> usize {
+    let mut at = range.start;
+    for _ in 0..count {
+        at += chunk_room(size - OVERHEAD, transfer, at) as u64;
+        if at >= range.end {
+            break;
+        }
+    }
+    usize::try_from(at.min(range.end) - range.start).unwrap_or(0)
+}
+
+/// Seals `bytes` of a file in full datagrams, the last of which may be shorter; as many as `out` holds.
+pub(super) fn chunks(
+    transport: &mut Transport,
+    now: Now,
+    transfer: u64,
+    mut offset: u64,
+    mut bytes: &[u8],
+    out: &mut [u8],
+) -> usize {
+    let segment = transport.recovery.datagram_size();
+    let mut at = 0;
+    while !bytes.is_empty() && out.len() - at >= segment && !transport.epochs.is_stopped() {
+        let room = segment - OVERHEAD;
+        let (piece, rest) = bytes.split_at(bytes.len().min(chunk_room(room, transfer, offset)));
+        let datagram = &mut out[at..at + segment];
+        let mut writer = Writer::new(&mut datagram[HEADER_LEN..HEADER_LEN + room]);
+        let written = write_chunk(&mut writer, transfer, offset, piece);
+        debug_assert!(written, "it was cut to fit");
+        let plaintext = writer.len();
+        let (seq, len) = seal_only(transport, now, PacketType::File, datagram, plaintext);
+        let range = offset..offset + piece.len() as u64;
+        transport.outbox.sent(transfer, range.clone());
+        let (size, fragments, chunk) = (len as u64, Vec::new(), Some((transfer, range)));
+        let sent = Sent { seq, at: now.mono, size, fragments, chunk, acked: None };
+        transport.recovery.sent(sent);
+        offset += piece.len() as u64;
+        (at, bytes) = (at + len, rest);
+    }
+    at
+}
+
 fn seal(
     transport: &mut Transport,
     now: Now,
@@ -132,7 +178,8 @@ fn seal(
     let (seq, len) = seal_only(transport, now, kind, out, plaintext);
     if let Some(Record { fragments, acked }) = record {
         let size = len as u64;
-        transport.recovery.sent(Sent { seq, at: now.mono, size, fragments, acked });
+        let (at, chunk) = (now.mono, None);
+        transport.recovery.sent(Sent { seq, at, size, fragments, chunk, acked });
     }
     len
 }

@@ -7,6 +7,7 @@ pub(crate) mod congestion;
 mod cubic;
 pub(crate) mod epochs;
 mod mtu;
+mod outbox;
 mod pacing;
 pub mod path;
 pub(crate) mod recovery;
@@ -26,6 +27,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use channel::{May, RecvChannel, SendChannel, Token};
 use epochs::{Epochs, Opened, Slot};
+use outbox::Outbox;
 use path::{Pace, Path, Paths};
 use recovery::{Recovery, Settled};
 use zeroize::Zeroizing;
@@ -39,8 +41,8 @@ const RESPONSES: usize = 4;
 pub(crate) struct Inbox<'d> {
     /// SIGNAL frames, not yet read.
     pub(crate) signals: Vec<&'d [u8]>,
-    /// It held a CHUNK of this transfer.
-    pub(crate) chunk: Option<u64>,
+    /// The CHUNK that it ended with: transfer, offset and length.
+    pub(crate) chunk: Option<(u64, u64, usize)>,
 }
 
 /// Which deadline comes next.
@@ -87,6 +89,8 @@ pub(crate) struct Transport {
     known_home: Path,
     pub(crate) sending: SendChannel,
     receiving: RecvChannel,
+    /// Files that we send.
+    pub(crate) outbox: Outbox,
     /// RESPONSE frames, and the path each must leave by.
     responses: VecDeque<(Path, [u8; 8])>,
     /// Tokens of messages that the peer acknowledged.
@@ -111,6 +115,7 @@ impl Transport {
             recovery: Recovery::default(),
             sending: SendChannel::default(),
             receiving: RecvChannel::default(),
+            outbox: Outbox::default(),
             responses: VecDeque::new(),
             delivered: Vec::new(),
             ping_due: false,
@@ -200,7 +205,9 @@ impl Transport {
                 Frame::Message(fragment) => self.receiving.fragment(kind, &fragment)?,
                 Frame::Challenge(data) => challenge = Some(data),
                 Frame::Signal(json) => inbox.signals.push(json),
-                Frame::Chunk { transfer, .. } => inbox.chunk = Some(transfer),
+                Frame::Chunk { transfer, offset, bytes } => {
+                    inbox.chunk = Some((transfer, offset, bytes.len()));
+                }
             }
         }
         if let Some(data) = challenge.filter(|_| !self.paths.is_left(path)) {
@@ -229,12 +236,47 @@ impl Transport {
             if let Some(largest) = sent.acked {
                 self.acks.acknowledged(largest);
             }
+            if let Some((transfer, range)) = sent.chunk {
+                self.outbox.acked(transfer, range);
+            }
         }
         for sent in settled.lost {
             for (id, range) in sent.fragments {
                 self.sending.lost(id, range);
             }
+            if let Some((transfer, range)) = sent.chunk {
+                self.outbox.lost(transfer, range);
+            }
         }
+    }
+
+    /// What of our files may go now: which transfer, from where, and how many bytes at most.
+    pub(crate) fn file_want(&mut self, now: Instant) -> Option<(u64, u64, usize)> {
+        if self.epochs.is_stopped() {
+            return None;
+        }
+        let (transfer, range) = self.outbox.next()?;
+        let count = self.recovery.batch(now);
+        let len = builder::batch_room(self.recovery.datagram_size(), count, transfer, &range);
+        (len > 0).then_some((transfer, range.start, len))
+    }
+
+    /// Seals bytes of a file, in a batch of equal datagrams: its path, length and segment length.
+    pub(crate) fn send_chunk(
+        &mut self,
+        now: Now,
+        transfer: u64,
+        offset: u64,
+        bytes: &[u8],
+        out: &mut [u8],
+    ) -> Option<(Path, usize, usize)> {
+        let range = offset..offset + bytes.len() as u64;
+        if bytes.is_empty() || self.epochs.is_stopped() || !self.outbox.wants(transfer, &range) {
+            return None;
+        }
+        let segment = self.recovery.datagram_size();
+        let len = builder::chunks(self, now, transfer, offset, bytes, out);
+        Some((self.paths.home(), len, segment))
     }
 
     /// The next whole message, in order.

@@ -7,7 +7,7 @@ use super::cubic::Cubic;
 use super::mtu::Mtu;
 use super::pacing::{Flow, Pacer};
 use crate::error::Violation;
-use crate::limits::DATAGRAM_BASE;
+use crate::limits::{BATCH_BYTES, BATCH_MAX, DATAGRAM_BASE};
 use crate::time::{Duration, Instant};
 use crate::wire::frame::Ack;
 use alloc::boxed::Box;
@@ -24,6 +24,8 @@ const PERSISTENT_THRESHOLD: u32 = 3;
 const BACKOFF_MAX: u32 = 6;
 /// Room for so many datagrams in a window is no sign that there was nothing to fill it with.
 const FULL: u64 = 3;
+/// What files leave free of the window.
+const MESSAGE_ROOM: u64 = 2 * DATAGRAM_BASE as u64;
 
 /// RTT estimate (RFC 9002 §5).
 #[derive(Debug)]
@@ -78,6 +80,8 @@ pub(crate) struct Sent {
     pub(crate) size: u64,
     /// Fragments of messages it carried: message id and bytes.
     pub(crate) fragments: Vec<(u64, Range<u64>)>,
+    /// What of a file it carried: transfer and bytes.
+    pub(crate) chunk: Option<(u64, Range<u64>)>,
     /// Largest number that an ACK in it covered.
     pub(crate) acked: Option<u64>,
 }
@@ -401,17 +405,41 @@ impl Recovery {
         if self.probes > 0 || !self.may_send(bytes) {
             return self.probes > 0;
         }
-        let flow = Flow {
-            window: self.controller.window(),
-            smoothed: self.rtt.smoothed(),
-            slow_start: self.controller.in_slow_start(),
-            datagram: bytes.max(self.mtu.size() as u64),
-        };
+        let flow = self.flow(bytes);
         if self.pacer.allowed(now, &flow) >= bytes {
             return true;
         }
         self.held = self.pacer.next(&flow);
         false
+    }
+
+    /// How many full datagrams of files may go out now, at most one batch. Some of the window is left
+    /// to messages, so that they need not wait for a round trip. If only the pacer holds them back,
+    /// [`Self::pacing_deadline`] tells until when.
+    pub(crate) fn batch(&mut self, now: Instant) -> usize {
+        self.held = None;
+        let size = self.mtu.size() as u64;
+        let taken = self.bytes_in_flight + MESSAGE_ROOM;
+        let room = self.controller.window().saturating_sub(taken) / size;
+        if room == 0 {
+            return 0;
+        }
+        let flow = self.flow(size);
+        let paced = self.pacer.allowed(now, &flow) / size;
+        if paced == 0 {
+            self.held = self.pacer.next(&flow);
+        }
+        let most = (BATCH_BYTES as u64 / size).clamp(1, BATCH_MAX as u64);
+        usize::try_from(room.min(paced).min(most)).unwrap_or(0)
+    }
+
+    fn flow(&self, bytes: u64) -> Flow {
+        Flow {
+            window: self.controller.window(),
+            smoothed: self.rtt.smoothed(),
+            slow_start: self.controller.in_slow_start(),
+            datagram: bytes.max(self.mtu.size() as u64),
+        }
     }
 
     /// When to ask [`Self::may_send_paced`] again.

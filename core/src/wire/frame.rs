@@ -248,6 +248,22 @@ pub fn write_message(out: &mut Writer<'_>, fragment: &Fragment<'_>) -> usize {
     if ok { count } else { 0 }
 }
 
+/// Bytes of a file that a CHUNK at `offset` can carry in a plaintext of `room` bytes.
+#[must_use]
+pub const fn chunk_room(room: usize, transfer: u64, offset: u64) -> usize {
+    room.saturating_sub(1 + varint_len(transfer) + varint_len(offset))
+}
+
+/// Writes a CHUNK, which ends the plaintext: all of `bytes` or nothing.
+#[must_use]
+pub fn write_chunk(out: &mut Writer<'_>, transfer: u64, offset: u64, bytes: &[u8]) -> bool {
+    bytes.len() <= chunk_room(out.room(), transfer, offset)
+        && out.bytes(&[CHUNK])
+        && out.varint(transfer)
+        && out.varint(offset)
+        && out.bytes(bytes)
+}
+
 /// Writes a CHALLENGE.
 #[must_use]
 pub fn write_challenge(out: &mut Writer<'_>, data: &[u8; 8]) -> bool {
@@ -332,6 +348,21 @@ mod tests {
             }
             let expected = Fragment { id, total, offset, bytes: &bytes[..count] };
             frames.next() == Some(Ok(Frame::Message(expected))) && frames.next().is_none()
+        }
+
+        fn chunk_round_trip(transfer: u32, offset: u64, bytes: Vec<u8>, room: u8) -> bool {
+            let (transfer, offset) = (u64::from(transfer), offset >> 3);
+            let mut out = vec![0; usize::from(room)];
+            let mut writer = Writer::new(&mut out);
+            let fits = bytes.len() <= chunk_room(usize::from(room), transfer, offset);
+            let written = write_chunk(&mut writer, transfer, offset, &bytes);
+            let len = writer.len();
+            if !written || bytes.is_empty() {
+                return written == fits && (written || len == 0);
+            }
+            let mut frames = Frames::new(&out[..len]);
+            frames.next() == Some(Ok(Frame::Chunk { transfer, offset, bytes: &bytes }))
+                && frames.next().is_none()
         }
 
         fn small_frames_round_trip(data: u64, json: Vec<u8>, padding: u8) -> bool {

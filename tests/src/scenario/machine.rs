@@ -2,15 +2,15 @@
 
 use clawchat_core::client::{self, Client};
 use clawchat_core::error::CloseReason;
-use clawchat_core::id::OpId;
-use clawchat_core::ops::{Deadline, Outcome};
+use clawchat_core::id::{OpId, TransferId};
+use clawchat_core::ops::{Deadline, FileFailure, Outcome};
 use clawchat_core::server::{
     self, Alert, Audit, Credential, CredentialStatus, Resource, Server, StoredChat,
 };
 use clawchat_core::time::Now;
 use clawchat_core::transport::path::{Path, Transmit};
 use clawchat_core::wire::json::Object;
-use clawchat_core::wire::message::{Chat, ErrorMessage, Presence, SessionInfo};
+use clawchat_core::wire::message::{Chat, ErrorMessage, FileOffer, Presence, SessionInfo, hex};
 use serde_json::{Value, json};
 
 /// The machine under test.
@@ -31,10 +31,10 @@ pub(super) fn value_of(object: &Object) -> Value {
 impl Machine {
     /// Input: a datagram.
     pub(super) fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
-        match self {
+        let _chunk = match self {
             Self::Server(server) => server.handle_datagram(now, path, datagram),
             Self::Client(client) => client.handle_datagram(now, path, datagram),
-        }
+        };
     }
 
     /// Input: a deadline may have come.
@@ -165,6 +165,9 @@ fn server_action(action: &server::Action) -> Value {
         A::ChatDelivered { from, id, by } => {
             json!({"action": "chat_delivered", "from": from, "id": id.to_string(), "by": by})
         }
+        A::FileDelivered { from, id, by } => {
+            json!({"action": "file_delivered", "from": from, "id": id.to_string(), "by": by})
+        }
     }
 }
 
@@ -230,7 +233,37 @@ fn server_event(event: &server::Event) -> Value {
         E::KeysRotated { session, member, epoch } => json!({
             "event": "keys_rotated", "session": session.0, "member": member, "epoch": epoch.0,
         }),
+        E::FileOffered { transfer, session, offer } => json!({
+            "event": "file_offered", "transfer": transfer.0, "session": session.0,
+            "offer": file_offer(offer),
+        }),
+        E::FileComplete { transfer, file } => json!({
+            "event": "file_complete", "transfer": transfer.0, "offer": file_offer(&file.offer),
+            "sha256": hex(&file.sha256), "to": file.to,
+        }),
+        E::FileSending { transfer, offer, to, held } => json!({
+            "event": "file_sending", "transfer": transfer.0, "offer": file_offer(offer), "to": to,
+            "held": held,
+        }),
+        E::FileEnded { transfer, result } => file_ended(*transfer, result),
     }
+}
+
+fn file_offer(offer: &FileOffer) -> Value {
+    json!({
+        "id": offer.id.to_string(), "name": offer.name, "size": offer.size,
+        "to": offer.to.to_string(), "from": offer.from,
+    })
+}
+
+fn file_ended(transfer: TransferId, result: &Result<(), FileFailure>) -> Value {
+    let how = match result {
+        Ok(()) => "ok".to_string(),
+        Err(FileFailure::Checked(error)) => format!("{error:?}").to_lowercase(),
+        Err(FileFailure::Cancelled(reason)) => format!("cancelled: {reason}"),
+        Err(FileFailure::Interrupted) => "interrupted".to_string(),
+    };
+    json!({"event": "file_ended", "transfer": transfer.0, "how": how})
 }
 
 fn audit(what: &Audit) -> Value {
@@ -339,6 +372,16 @@ fn client_event(event: &client::Event) -> Value {
         E::Renewed { valid_until } => json!({"event": "renewed", "valid_until": valid_until}),
         E::NotRenewed => json!({"event": "not_renewed"}),
         E::Moved { remote } => json!({"event": "moved", "remote": remote.to_string()}),
+        E::FileOffered { transfer, offer } => json!({
+            "event": "file_offered", "transfer": transfer.0, "offer": file_offer(offer),
+        }),
+        E::FileAccepted { transfer, held } => {
+            json!({"event": "file_accepted", "transfer": transfer.0, "held": held})
+        }
+        E::FileComplete { transfer, sha256 } => {
+            json!({"event": "file_complete", "transfer": transfer.0, "sha256": hex(sha256)})
+        }
+        E::FileEnded { transfer, result } => file_ended(*transfer, result),
         E::Writable => json!({"event": "writable"}),
         E::Compromised { by_server, acknowledged } => json!({
             "event": "compromised", "by_server": by_server, "acknowledged": acknowledged,

@@ -240,6 +240,7 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         members: members.into_iter().map(|(name, rooms)| Member { name, rooms }).collect(),
         credentials,
         chats: chats.collect::<Outcome<_>>()?,
+        files: Vec::new(),
         max_sessions: usize::try_from(max).unwrap_or(usize::MAX),
         key_limits: key_limits(start)?,
         provider: &RustCrypto,

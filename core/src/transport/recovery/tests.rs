@@ -15,7 +15,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn packet(seq: u64, at: Instant, size: u64) -> Sent {
-    Sent { seq, at, size, fragments: Vec::new(), acked: None }
+    Sent { seq, at, size, fragments: Vec::new(), chunk: None, acked: None }
 }
 
 fn sent(seq: u64, ms: u64) -> Sent {

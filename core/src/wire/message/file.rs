@@ -9,6 +9,49 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
+/// Longest name of a file, bytes: what file systems hold.
+pub const FILE_NAME_MAX: usize = 255;
+
+/// Whether a receiver may give a file, or a part of its path, this name (PROTOCOL 5.6).
+///
+/// True for a base name of 1 to 255 bytes that names a file of its own everywhere: no separator of any
+/// system (`/`, `\`, `:`), nothing that hides or reorders other characters (control and bidirectional
+/// ones), no device of Windows, no dot or space at the end (Windows drops them, and another name is
+/// left), neither `.` nor `..`.
+#[must_use]
+pub fn is_file_name(name: &str) -> bool {
+    (1..=FILE_NAME_MAX).contains(&name.len())
+        // With the dot at the end go `.` and `..`.
+        && !name.ends_with(['.', ' '])
+        && !name.chars().any(is_refused)
+        && !is_device(name)
+}
+
+/// What no name of a file may hold.
+fn is_refused(c: char) -> bool {
+    matches!(c, '/' | '\\' | ':')
+        || c.is_control()
+        // Arabic letter mark, left-to-right and right-to-left marks, embeddings and overrides, isolates.
+        || matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether Windows takes `name` for a device, which it does with any extension, in any case, and with
+/// spaces before the extension.
+fn is_device(name: &str) -> bool {
+    let base = name.split('.').next().unwrap_or(name).trim_end_matches(' ');
+    let is = |device: &str| base.eq_ignore_ascii_case(device);
+    if ["CON", "PRN", "AUX", "NUL"].into_iter().any(is) {
+        return true;
+    }
+    // Cut after three bytes, where the number begins; Windows reads superscript digits as digits.
+    let Some((port, number)) = base.split_at_checked(3) else { return false };
+    let numbered = ["COM", "LPT"].into_iter().any(|device| port.eq_ignore_ascii_case(device));
+    let mut digits = number.chars();
+    numbered
+        && matches!(digits.next(), Some('0'..='9' | '\u{B9}' | '\u{B2}' | '\u{B3}'))
+        && digits.next().is_none()
+}
+
 /// Result of a file transfer at its receiver (PROTOCOL 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileError {
@@ -20,22 +63,44 @@ pub enum FileError {
     Disk,
 }
 
+/// Which end of a transfer somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSide {
+    /// It offered the file.
+    Sender,
+    /// It was offered the file.
+    Receiver,
+}
+
+impl FileSide {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Receiver => "receiver",
+        }
+    }
+}
+
+/// A file that is offered (PROTOCOL 5.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOffer {
+    /// Its id, the same over reconnects.
+    pub id: ChatId,
+    /// Its base name.
+    pub name: String,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Who it goes to.
+    pub to: Recipient,
+    /// Who offers it; the server sets it.
+    pub from: String,
+}
+
 /// Messages about file transfers (PROTOCOL 5.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileMessage {
     /// Offers a file.
-    Offer {
-        /// Its id, the same over reconnects.
-        id: ChatId,
-        /// Its base name.
-        name: String,
-        /// Its size, bytes.
-        size: u64,
-        /// Who it goes to.
-        to: Recipient,
-        /// Who offers it; the server sets it.
-        from: String,
-    },
+    Offer(FileOffer),
     /// Takes the offer.
     Accept {
         /// Byte ranges already held, at most 1000.
@@ -64,6 +129,9 @@ pub enum FileMessage {
     Cancel {
         /// Why.
         reason: String,
+        /// Which end of the transfer cancels it. Each side counts its transfers from 0, so the number
+        /// alone may name two.
+        side: Option<FileSide>,
     },
 }
 
@@ -74,13 +142,13 @@ impl FileMessage {
         side: Side,
     ) -> Result<Option<Self>, Malformed> {
         Ok(Some(match kind {
-            "file_offer" => Self::Offer {
+            "file_offer" => Self::Offer(FileOffer {
                 id: chat_id(object, "id")?,
                 name: object.text("name")?.to_string(),
                 size: object.uint("size")?,
                 to: recipient(object)?,
                 from: by_server(side, || name(object, "from"))?,
-            },
+            }),
             "file_accept" => Self::Accept { have: held(object)?, limit: object.uint("limit")? },
             "file_more" => Self::More { limit: object.uint("limit")? },
             "file_end" => Self::End { sha256: hex32(object.text("sha256")?)? },
@@ -93,7 +161,14 @@ impl FileMessage {
                     _ => Err(Malformed::Field(key)),
                 })?,
             },
-            "file_cancel" => Self::Cancel { reason: object.text("reason")?.to_string() },
+            "file_cancel" => Self::Cancel {
+                reason: object.text("reason")?.to_string(),
+                side: match object.text("side") {
+                    Ok("sender") => Some(FileSide::Sender),
+                    Ok("receiver") => Some(FileSide::Receiver),
+                    _ => None,
+                },
+            },
             _ => return Ok(None),
         }))
     }
@@ -101,7 +176,7 @@ impl FileMessage {
     pub(super) fn to_object(&self) -> Object {
         let typed = |name: &str| Object::new().with("type", name);
         match self {
-            Self::Offer { id, name, size, to, from } => typed("file_offer")
+            Self::Offer(FileOffer { id, name, size, to, from }) => typed("file_offer")
                 .with("id", id.to_string())
                 .with("name", name.as_str())
                 .with("size", *size)
@@ -125,7 +200,9 @@ impl FileMessage {
                     FileError::Disk => "disk",
                 }),
             ),
-            Self::Cancel { reason } => typed("file_cancel").with("reason", reason.as_str()),
+            Self::Cancel { reason, side } => typed("file_cancel")
+                .with("reason", reason.as_str())
+                .with_some("side", side.map(FileSide::name)),
         }
     }
 }

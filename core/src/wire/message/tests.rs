@@ -30,13 +30,13 @@ fn key(g: &mut Gen) -> [u8; 32] {
 
 fn file(g: &mut Gen) -> FileMessage {
     match u8::arbitrary(g) % 6 {
-        0 => FileMessage::Offer {
+        0 => FileMessage::Offer(FileOffer {
             id: id(g),
             name: String::arbitrary(g),
             size: number(g),
             to: to(g),
             from: a_name(g),
-        },
+        }),
         1 => {
             let range = |g: &mut Gen| {
                 let start = number(g) / 2;
@@ -47,7 +47,11 @@ fn file(g: &mut Gen) -> FileMessage {
         2 => FileMessage::More { limit: number(g) },
         3 => FileMessage::End { sha256: key(g) },
         4 => FileMessage::Done { ok: bool::arbitrary(g), error: Some(FileError::Hash) },
-        _ => FileMessage::Cancel { reason: String::arbitrary(g) },
+        _ => {
+            let sides = [None, Some(FileSide::Sender), Some(FileSide::Receiver)];
+            let side = *g.choose(&sides).expect("there are some");
+            FileMessage::Cancel { reason: String::arbitrary(g), side }
+        }
     }
 }
 

@@ -1,0 +1,497 @@
+use super::super::tests::{config, start};
+use super::super::{PortChoice, ServerConfig};
+use super::*;
+use crate::client::{self, Client, ClientConfig};
+use crate::crypto::aead::RustCrypto;
+use crate::id::PortId;
+use crate::limits::{DATAGRAM_MAX, KeyLimits};
+use crate::ops::{Chunk, Outcome};
+use crate::random::Seed;
+use crate::time::Duration;
+use crate::transport::path::Path;
+use crate::wire::secfile::SecurityFile;
+use alloc::vec;
+use core::net::SocketAddr;
+use sha2::{Digest, Sha256};
+
+const HERE: ([u8; 4], u16) = ([192, 0, 2, 1], 50_000);
+
+fn sha256(content: &[u8]) -> [u8; 32] {
+    Sha256::digest(content).into()
+}
+
+fn content(size: usize, seed: u8) -> Vec<u8> {
+    (0..size).map(|at| (at * 31 + at / 251) as u8 ^ seed).collect()
+}
+
+/// A file that arrives.
+#[derive(Debug)]
+struct Arriving {
+    offer: FileOffer,
+    content: Vec<u8>,
+    have: RangeSet,
+}
+
+impl Arriving {
+    fn new(offer: &FileOffer) -> Self {
+        let content = vec![0; usize::try_from(offer.size).unwrap()];
+        Self { offer: offer.clone(), content, have: RangeSet::new() }
+    }
+
+    fn write(&mut self, chunk: &Chunk<'_>) {
+        let at = usize::try_from(chunk.offset).unwrap();
+        self.content[at..at + chunk.bytes.len()].copy_from_slice(chunk.bytes);
+        self.have.insert(chunk.offset..chunk.offset + chunk.bytes.len() as u64);
+    }
+
+    fn check(&self, digest: &[u8; 32]) -> Result<(), FileError> {
+        if sha256(&self.content) == *digest { Ok(()) } else { Err(FileError::Hash) }
+    }
+}
+
+/// A client and what its host has.
+#[derive(Debug)]
+struct Party {
+    client: Client,
+    address: SocketAddr,
+    /// What it sends.
+    sources: BTreeMap<TransferId, Vec<u8>>,
+    arriving: BTreeMap<TransferId, Arriving>,
+    /// What was left of transfers that were interrupted.
+    left: BTreeMap<ChatId, Arriving>,
+    got: Vec<(FileOffer, Vec<u8>)>,
+    ended: Vec<(TransferId, Result<(), FileFailure>)>,
+    accepts: bool,
+    /// The SHA-256 that it tells is not that of the file.
+    lies: bool,
+    online: bool,
+    limit: u64,
+}
+
+/// A server, its clients, and a network that loses.
+struct Scene {
+    now: Now,
+    server: Server,
+    parties: Vec<Party>,
+    issued: Vec<SecurityFile>,
+    arriving: BTreeMap<TransferId, Arriving>,
+    left: BTreeMap<Key, Arriving>,
+    spool: BTreeMap<Key, (StoredFile, Vec<u8>)>,
+    sending: BTreeMap<TransferId, Key>,
+    delivered: Vec<(ChatId, String)>,
+    ended: Vec<Result<(), FileFailure>>,
+    /// Datagrams that are lost, one in so many; 0 for none.
+    lossy: u64,
+    sent: u64,
+    out: Vec<u8>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(config(PortChoice::Fixed(HERE.1)))
+    }
+
+    fn with(config: ServerConfig) -> Self {
+        let now = start(0);
+        let mut scene = Self {
+            now,
+            server: Server::new(config, &Seed::new(&mut [1; 32]), now),
+            parties: vec![],
+            issued: vec![],
+            arriving: BTreeMap::new(),
+            left: BTreeMap::new(),
+            spool: BTreeMap::new(),
+            sending: BTreeMap::new(),
+            delivered: vec![],
+            ended: vec![],
+            lossy: 0,
+            sent: 0,
+            out: vec![0; DATAGRAM_MAX],
+        };
+        scene.turn();
+        scene
+    }
+
+    fn join(&mut self, member: &str) -> usize {
+        self.server.issue(self.now, member, &[], 86_400).unwrap();
+        self.turn();
+        let file = self.issued.pop().unwrap();
+        let index = u8::try_from(self.parties.len()).unwrap();
+        let config = ClientConfig {
+            file,
+            addresses: vec![HERE.0.into()],
+            port: None,
+            reconnect: true,
+            key_limits: KeyLimits::default(),
+            provider: &RustCrypto,
+        };
+        self.parties.push(Party {
+            client: Client::new(config, &Seed::new(&mut [100 + index; 32]), self.now),
+            address: SocketAddr::from(([198, 51, 100, index], 40_000)),
+            sources: BTreeMap::new(),
+            arriving: BTreeMap::new(),
+            left: BTreeMap::new(),
+            got: vec![],
+            ended: vec![],
+            accepts: true,
+            lies: false,
+            online: true,
+            limit: u64::MAX >> 8,
+        });
+        self.run(300);
+        self.parties.len() - 1
+    }
+
+    fn lost(&mut self) -> bool {
+        self.sent += 1;
+        self.lossy != 0 && self.sent.is_multiple_of(self.lossy)
+    }
+
+    fn server_event(&mut self, event: Event) {
+        match event {
+            Event::FileOffered { transfer, offer, .. } => {
+                let key = (offer.from.clone(), offer.id);
+                let arriving = self.left.remove(&key).unwrap_or_else(|| Arriving::new(&offer));
+                let have = arriving.have.clone();
+                self.arriving.insert(transfer, arriving);
+                self.server.accept_file(self.now, transfer, &have, offer.size).unwrap();
+            }
+            Event::FileComplete { transfer, file } => {
+                let arriving = self.arriving.remove(&transfer).unwrap();
+                let result = arriving.check(&file.sha256).map(|()| file.clone());
+                if result.is_ok() {
+                    let key = (file.offer.from.clone(), file.offer.id);
+                    self.spool.insert(key, (file, arriving.content));
+                }
+                self.server.file_checked(self.now, transfer, result);
+            }
+            Event::FileSending { transfer, offer, .. } => {
+                self.sending.insert(transfer, (offer.from, offer.id));
+            }
+            Event::FileEnded { transfer, result } => {
+                self.sending.remove(&transfer);
+                if let Some(arriving) = self.arriving.remove(&transfer) {
+                    let key = (arriving.offer.from.clone(), arriving.offer.id);
+                    self.left.insert(key, arriving);
+                }
+                self.ended.push(result);
+            }
+            _ => {}
+        }
+    }
+
+    fn turn_server(&mut self) -> bool {
+        let mut busy = false;
+        while let Some((op, action)) = self.server.poll_action() {
+            busy = true;
+            match action {
+                Action::IssueSecurityFile { draft } => {
+                    let content = SecurityFile::from_object(&draft.content.to_object());
+                    self.issued.push(content.unwrap());
+                }
+                Action::FileDelivered { id, by, .. } => self.delivered.push((id, by)),
+                _ => {}
+            }
+            self.server.handle_completion(self.now, op, Outcome::Done);
+        }
+        while let Some(event) = self.server.poll_event() {
+            busy = true;
+            self.server_event(event);
+        }
+        loop {
+            let mut sent = self.server.poll_transmit(self.now, &mut self.out);
+            if sent.is_none()
+                && let Some(want) = self.server.file_want(self.now)
+            {
+                assert_eq!(self.server.file_want(self.now), Some(want), "asked twice");
+                let (_, content) = &self.spool[&self.sending[&want.transfer]];
+                let at = usize::try_from(want.offset).unwrap();
+                let bytes = &content[at..at + want.len];
+                sent = self.server.send_chunk(self.now, &want, bytes, &mut self.out);
+                assert!(sent.is_some(), "it was wanted");
+            }
+            let Some(sent) = sent else { break };
+            busy = true;
+            let all = self.out[..sent.len].to_vec();
+            for datagram in all.chunks(sent.segment) {
+                let to = self.parties.iter().position(|party| party.address == sent.path.remote);
+                let lost = self.lost();
+                if let Some(party) = to.map(|to| &mut self.parties[to])
+                    && party.online
+                    && !lost
+                {
+                    party.receive(self.now, datagram);
+                }
+            }
+        }
+        busy
+    }
+
+    fn turn(&mut self) {
+        loop {
+            let mut busy = self.turn_server();
+            for index in 0..self.parties.len() {
+                let sent = self.parties[index].turn(self.now, &mut self.out);
+                busy |= !sent.is_empty();
+                let (from, online) = (self.parties[index].address, self.parties[index].online);
+                for mut datagram in sent {
+                    if online && !self.lost() {
+                        let path = Path::new(PortId(0), from);
+                        let chunk = self.server.handle_datagram(self.now, path, &mut datagram);
+                        if let Some(chunk) = chunk {
+                            self.arriving.get_mut(&chunk.transfer).unwrap().write(&chunk);
+                        }
+                    }
+                }
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms / 5 {
+            self.now.mono = self.now.mono + Duration::from_millis(5);
+            self.now.wall.0 += 5;
+            self.server.handle_timeout(self.now);
+            for party in &mut self.parties {
+                party.client.handle_timeout(self.now);
+            }
+            self.turn();
+        }
+    }
+
+    fn offer(&mut self, party: usize, id: u8, to: &str, content: Vec<u8>) -> TransferId {
+        let (now, party) = (self.now, &mut self.parties[party]);
+        let (id, size) = (ChatId([id; 16]), content.len() as u64);
+        let transfer = party.client.offer_file(now, id, to, "a file.bin", size).unwrap();
+        party.sources.insert(transfer, content);
+        transfer
+    }
+}
+
+impl Party {
+    fn receive(&mut self, now: Now, datagram: &[u8]) {
+        let (path, mut datagram) =
+            (Path::new(PortId(0), SocketAddr::from(HERE)), datagram.to_vec());
+        if let Some(chunk) = self.client.handle_datagram(now, path, &mut datagram) {
+            self.arriving.get_mut(&chunk.transfer).unwrap().write(&chunk);
+        }
+    }
+
+    fn event(&mut self, now: Now, event: client::Event) {
+        match event {
+            client::Event::FileOffered { transfer, offer } if self.accepts => {
+                let left = self.left.remove(&offer.id);
+                let arriving = left.unwrap_or_else(|| Arriving::new(&offer));
+                let have = arriving.have.clone();
+                self.arriving.insert(transfer, arriving);
+                self.client.accept_file(now, transfer, &have, self.limit).unwrap();
+            }
+            client::Event::FileAccepted { transfer, .. } => {
+                let digest = if self.lies { [7; 32] } else { sha256(&self.sources[&transfer]) };
+                self.client.file_digest(now, transfer, digest);
+            }
+            client::Event::FileComplete { transfer, sha256 } => {
+                let arriving = self.arriving.remove(&transfer).unwrap();
+                let result = arriving.check(&sha256);
+                if result.is_ok() {
+                    self.got.push((arriving.offer, arriving.content));
+                }
+                self.client.file_checked(now, transfer, result);
+            }
+            client::Event::FileEnded { transfer, result } => {
+                if let Some(arriving) = self.arriving.remove(&transfer) {
+                    self.left.insert(arriving.offer.id, arriving);
+                }
+                self.ended.push((transfer, result));
+            }
+            _ => {}
+        }
+    }
+
+    fn turn(&mut self, now: Now, out: &mut [u8]) -> Vec<Vec<u8>> {
+        while let Some((op, _)) = self.client.poll_action() {
+            self.client.handle_completion(now, op, Outcome::Done);
+        }
+        while let Some(event) = self.client.poll_event() {
+            self.event(now, event);
+        }
+        let mut all = vec![];
+        loop {
+            let mut sent = self.client.poll_transmit(now, out);
+            if sent.is_none()
+                && let Some(want) = self.client.file_want(now)
+            {
+                let at = usize::try_from(want.offset).unwrap();
+                let bytes = &self.sources[&want.transfer][at..at + want.len];
+                sent = self.client.send_chunk(now, &want, bytes, out);
+                assert!(sent.is_some(), "it was wanted");
+            }
+            let Some(sent) = sent else { return all };
+            all.extend(out[..sent.len].chunks(sent.segment).map(<[u8]>::to_vec));
+        }
+    }
+}
+
+#[test]
+fn a_file_goes_from_member_to_member() {
+    for lossy in [0, 7] {
+        let mut scene = Scene::new();
+        let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+        scene.lossy = lossy;
+        let file = content(3_000_000, 1);
+        let transfer = scene.offer(ann, 1, "@bob", file.clone());
+        scene.run(if lossy == 0 { 3_000 } else { 20_000 });
+        assert_eq!(scene.parties[ann].ended, [(transfer, Ok(()))]);
+        let [(offer, got)] = &scene.parties[bob].got[..] else { panic!("{lossy}") };
+        assert_eq!((offer.from.as_str(), offer.size), ("ann", 3_000_000));
+        assert!(*got == file);
+        assert_eq!(scene.delivered, [(ChatId([1; 16]), "bob".to_string())]);
+        assert_eq!(scene.server.kept_files().count(), 0);
+        assert!(scene.ended.iter().all(Result::is_ok));
+    }
+}
+
+#[test]
+fn an_empty_file_and_a_room() {
+    let mut scene = Scene::new();
+    let (ann, bob, cid) = (scene.join("ann"), scene.join("bob"), scene.join("cid"));
+    scene.offer(ann, 1, "#lobby", vec![]);
+    scene.offer(ann, 2, "#lobby", content(10, 2));
+    scene.run(1000);
+    for party in [bob, cid] {
+        let sizes: Vec<_> = scene.parties[party].got.iter().map(|(o, _)| o.size).collect();
+        assert_eq!(sizes, [0, 10]);
+    }
+    assert!(scene.parties[ann].got.is_empty(), "not to its sender");
+    assert_eq!(scene.delivered.len(), 4);
+}
+
+#[test]
+fn who_is_away_is_offered_it_later_and_once() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].online = false;
+    scene.offer(ann, 1, "@bob", content(100_000, 1));
+    scene.run(70_000);
+    assert_eq!(scene.server.kept_files().count(), 1);
+    scene.parties[bob].online = true;
+    scene.run(60_000);
+    assert_eq!(scene.parties[bob].got.len(), 1);
+    // The author lost the answer, and offers it again.
+    scene.offer(ann, 1, "@bob", content(100_000, 1));
+    scene.run(1000);
+    assert_eq!(scene.parties[ann].ended.len(), 2);
+    assert_eq!(scene.parties[bob].got.len(), 1);
+    // The same id for another file is refused.
+    scene.offer(ann, 1, "@bob", content(100_001, 1));
+    scene.run(1000);
+    assert!(matches!(&scene.parties[ann].ended[2].1, Err(FileFailure::Cancelled(_))));
+}
+
+#[test]
+fn a_broken_session_costs_no_byte_twice() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    let file = content(4_000_000, 3);
+    scene.parties[bob].limit = 1_000_000;
+    let transfer = scene.offer(ann, 1, "@bob", file.clone());
+    scene.run(3000);
+    assert_eq!(scene.parties[ann].ended, [(transfer, Ok(()))]);
+    assert!(scene.parties[bob].got.is_empty(), "held by its limit");
+    let raised = *scene.parties[bob].arriving.keys().next().unwrap();
+    let now = scene.now;
+    scene.parties[bob].client.raise_file_limit(now, raised, 1_500_000).unwrap();
+    scene.run(1000);
+    scene.parties[bob].online = false;
+    scene.run(100_000);
+    assert_eq!(scene.parties[bob].left.len(), 1);
+    scene.parties[bob].online = true;
+    scene.parties[bob].limit = u64::MAX >> 8;
+    let before = scene.server.sessions.values().map(|entry| entry.session.traffic().0).sum::<u64>();
+    scene.run(60_000);
+    let [(_, got)] = &scene.parties[bob].got[..] else { panic!("it came") };
+    assert!(*got == file);
+    let after = scene.server.sessions.values().map(|entry| entry.session.traffic().0).sum::<u64>();
+    assert!((2_500_000..3_000_000).contains(&(after - before)), "{before} {after}");
+}
+
+#[test]
+fn transfers_at_once_and_more_than_may_wait() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].accepts = false;
+    for id in 0..40 {
+        scene.offer(ann, id, "@bob", content(20_000 + usize::from(id), id));
+    }
+    scene.run(5000);
+    assert_eq!(scene.parties[ann].ended.len(), 40);
+    assert_eq!(scene.server.kept_files().count(), 40);
+    // Unanswered ones are offered again in the next session.
+    scene.parties[bob].accepts = true;
+    scene.parties[bob].online = false;
+    scene.run(70_000);
+    scene.parties[bob].online = true;
+    scene.run(60_000);
+    assert_eq!(scene.parties[bob].got.len(), 40);
+    let ids: BTreeSet<_> = scene.parties[bob].got.iter().map(|(offer, _)| offer.id).collect();
+    assert_eq!(ids.len(), 40);
+    assert!(scene.parties[bob].got.iter().all(|(o, got)| *got == content(got.len(), o.id.0[0])));
+}
+
+#[test]
+fn either_side_cancels() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 10_000;
+    scene.offer(ann, 1, "@bob", content(50_000, 1));
+    scene.run(1000);
+    let (now, taken) = (scene.now, *scene.parties[bob].arriving.keys().next().unwrap());
+    scene.parties[bob].client.cancel_file(now, taken, "not wanted");
+    scene.run(100);
+    assert_eq!(scene.server.kept_files().count(), 0, "a refused file is not offered again");
+    assert_eq!(scene.ended.last(), Some(&Err(FileFailure::Cancelled("not wanted".into()))));
+    let transfer = scene.offer(ann, 2, "@bob", content(90_000_000, 1));
+    scene.run(20);
+    let now = scene.now;
+    scene.parties[ann].client.cancel_file(now, transfer, "changed my mind");
+    scene.run(500);
+    assert_eq!(scene.ended.last(), Some(&Err(FileFailure::Cancelled("changed my mind".into()))));
+    assert_eq!(scene.server.sessions.len(), 2, "late bytes are ignored");
+    for to in ["@nobody", "#elsewhere"] {
+        let transfer = scene.offer(ann, 3, to, vec![1]);
+        scene.run(100);
+        let ended = scene.parties[ann].ended.last().unwrap();
+        assert!(matches!(ended, (of, Err(FileFailure::Cancelled(_))) if *of == transfer));
+    }
+}
+
+#[test]
+fn a_wrong_digest_is_told() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[ann].lies = true;
+    let transfer = scene.offer(ann, 1, "@bob", content(5000, 1));
+    scene.run(500);
+    let result = Err(FileFailure::Checked(FileError::Hash));
+    assert_eq!(scene.parties[ann].ended, [(transfer, result)]);
+    assert!(scene.parties[bob].got.is_empty());
+}
+
+#[test]
+fn keys_rotate_while_a_file_goes() {
+    let mut config = config(PortChoice::Fixed(HERE.1));
+    config.key_limits = KeyLimits { due: 1_000_000, stop: 1_500_000, end: 4_000_000 };
+    let mut scene = Scene::with(config);
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.lossy = 50;
+    let file = content(12_000_000, 9);
+    scene.offer(ann, 1, "@bob", file.clone());
+    scene.run(30_000);
+    let [(_, got)] = &scene.parties[bob].got[..] else { panic!("it came") };
+    assert!(*got == file);
+    let epochs: Vec<_> = scene.server.sessions.values().map(|e| e.session.epoch()).collect();
+    assert!(epochs.iter().all(|epoch| epoch.is_some_and(|epoch| epoch.0 > 8)), "{epochs:?}");
+}
