@@ -111,6 +111,49 @@ fn bad_duration(text: &str) -> String {
     format!("`{text}` is no duration; write for example 500ms, 20s, 5min, 1h or 30d")
 }
 
+/// A number of bytes as a person says it.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let (mut value, mut rest, mut unit) = (count, 0, None);
+    for next in ["kB", "MB", "GB", "TB", "PB"] {
+        if value < 1000 {
+            break;
+        }
+        rest = value % 1000 / 100;
+        value /= 1000;
+        unit = Some(next);
+    }
+    match unit {
+        None => format!("{count} B"),
+        Some(unit) if value < 100 => format!("{value}.{rest} {unit}"),
+        Some(unit) => format!("{value} {unit}"),
+    }
+}
+
+/// Reads a number of bytes such as `500MB`, `10GB`, `1GiB`.
+///
+/// # Errors
+/// A message that says what a size looks like.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let bad = || format!("`{text}` is no size; write for example 500MB, 10GB or 1GiB");
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(factor).ok_or_else(bad)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +171,23 @@ mod tests {
         assert_eq!(span(11_520), "3 h 12 min");
         assert_eq!(span(86_405), "1 d");
         assert_eq!(moment(1_690_925_948), "2023-08-01T21:39:08Z");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("10GB"), Ok(10_000_000_000));
+        assert_eq!(parse_size("1 GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("7"), Ok(7));
+        for bad in ["", "GB", "1.5GB", "9x", "99999999999TB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        for (count, text) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_150_000_000, "2.1 GB")]
+        {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(123_456_789), "123 MB");
+        assert_eq!(bytes(u64::MAX), "18446 PB");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The command line of `clawchat-server`.
 
 use super::store::PortSetting;
-use crate::text::parse_duration;
+use crate::text::{parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use core::net::IpAddr;
 use core::time::Duration;
@@ -51,6 +51,8 @@ pub(super) enum Command {
     Members,
     /// Show how the running server is doing.
     Status,
+    /// Send files to a member or a room; who is away gets them later.
+    SendFile(SendFile),
     /// Rotate the session keys of a member, or of all.
     RotateKeys {
         /// The member.
@@ -90,6 +92,9 @@ pub(super) struct Run {
     /// Most clients at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) max_sessions: Option<u16>,
+    /// Bytes of files that are kept for members: 10GiB, unless said otherwise.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) file_quota: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +113,16 @@ pub(super) struct Issue {
     /// A room that a new member is in, beside the lobby; may be given more than once.
     #[arg(long, value_name = "ROOM")]
     pub(super) room: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendFile {
+    /// A member, or a room with its `#`.
+    #[arg(value_name = "NAME|#room")]
+    pub(super) to: String,
+    /// Files.
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

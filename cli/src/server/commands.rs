@@ -1,7 +1,7 @@
 //! The commands that do not serve. They reach a running server over its admin socket; those that can
 //! do without one work on the state folder themselves, through the same machine.
 
-use super::args::{Common, Compromised, Issue, Setup};
+use super::args::{Common, Compromised, Issue, SendFile, Setup};
 use super::offline::{Offline, busy};
 use super::store::{Identity, PortSetting, Store};
 use super::worker::IssueOptions;
@@ -9,7 +9,7 @@ use super::{admin, run};
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
-use crate::text::{answer, complain, event, moment, print, span};
+use crate::text::{answer, bytes, complain, event, moment, print, span};
 use clawchat_core::wire::json::{Json, Object, unbase64};
 use clawchat_core::wire::message::is_name;
 use clawchat_core::wire::secfile::SERVER_NAME_MAX;
@@ -332,6 +332,39 @@ pub(super) fn rotate_keys(common: &Common, name: Option<&str>, json: bool) -> Ou
         print(&Object::new().with("schema", 1).with("asked", asked));
     } else {
         answer(&format!("asked {asked} sessions for new keys"));
+    }
+    Ok(())
+}
+
+/// `send-file`
+pub(super) fn send_file(common: &Common, what: &SendFile, json: bool) -> Outcome<()> {
+    let folder = state_folder(common)?;
+    let named = what.to.starts_with(['#', '@']);
+    let to = if named { what.to.clone() } else { format!("@{}", what.to) };
+    for path in &what.paths {
+        let shown = path.display();
+        let full = std::fs::canonicalize(path)
+            .map_err(|error| Failure::new(Exit::NoSuchFile, format!("{shown}: {error}")))?;
+        let text = full.to_str().ok_or_else(|| {
+            Failure::new(Exit::Usage, format!("{shown}: the path is not UTF-8"))
+        })?;
+        let request =
+            Object::new().with("cmd", "send_file").with("to", to.as_str()).with("path", text);
+        let reply = need_server(&folder, &request)?;
+        let (id, sha256) = (reply.text("id").unwrap_or(""), reply.text("sha256").unwrap_or(""));
+        let size = reply.uint("size").unwrap_or(0);
+        if json {
+            print(
+                &event("queued")
+                    .with("path", text)
+                    .with("to", to.as_str())
+                    .with("id", id)
+                    .with("size", size)
+                    .with("sha256", sha256),
+            );
+        } else {
+            answer(&format!("{shown} ({}) waits for {to}, sha256 {sha256}", bytes(size)));
+        }
     }
     Ok(())
 }

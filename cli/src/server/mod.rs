@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod commands;
 mod compromising;
+mod files;
 pub mod journal;
 mod offline;
 mod resources;
@@ -30,6 +31,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Issue(issue) => commands::issue(&cli.common, issue, json),
         Command::Members => commands::members(&cli.common, json),
         Command::Status => commands::status(&cli.common, json),
+        Command::SendFile(what) => commands::send_file(&cli.common, &what, json),
         Command::RotateKeys { name } => commands::rotate_keys(&cli.common, name.as_deref(), json),
         Command::Compromised(what) => commands::compromised(&cli.common, &what, json),
     };

@@ -3,10 +3,12 @@
 use super::admin::{self, Request};
 use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
+use super::files::{self, Files, News};
 use super::compromising::Compromising;
 use super::journal::Journal;
 use super::resources::{self, Resources, Usage};
 use super::store::Store;
+use crate::disk::spool::Spool;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::failure::{Exit, Failure, Outcome};
@@ -14,7 +16,7 @@ use crate::text::{complain, list, moment, one_line, print};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::OpId;
 use clawchat_core::limits::{KeyLimits, SESSIONS};
-use clawchat_core::ops::Outcome as Completion;
+use clawchat_core::ops::{Chunk, Outcome as Completion, Want};
 use clawchat_core::server::{Action, Event, Server, ServerConfig};
 use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Object, base64};
@@ -35,6 +37,8 @@ pub(super) enum Command {
     Admin(Request),
     /// A minute is over: what this process uses.
     Sampled(Usage),
+    /// Something about a file.
+    File(News),
     Terminate,
     Stop,
 }
@@ -67,6 +71,7 @@ struct ServerHost {
     askers: BTreeMap<OpId, Asker>,
     compromising: Compromising,
     resources: Resources,
+    files: Files,
     remote: Remote<Command>,
     /// Issue a file to the first member once there is a port.
     first_member: Option<String>,
@@ -83,6 +88,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
     })?;
     let (identity, fresh) = commands::ensure_identity(&store, &arguments.setup, common.quiet)?;
     let journal = Journal::open(&folder.join("chat.journal"))?;
+    let spool = files::open(&folder, arguments.file_quota)?;
     let members = store.members()?;
     let first_member = (fresh && members.is_empty()).then(|| "owner".to_owned());
     let config = ServerConfig {
@@ -95,6 +101,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),
+        files: files::stored(&spool),
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
         key_limits: KeyLimits::default(),
         provider: &RustCrypto,
@@ -107,13 +114,13 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         arguments.bind
     };
     let driver = Driver::new(server, bind.clone()).map_err(failed)?;
-    serve(driver, store, journal, first_member, &bind, common, json)
+    let kept = (store, journal, spool);
+    serve(driver, kept, first_member, &bind, common, json)
 }
 
 fn serve(
     driver: Driver<ServerHost>,
-    store: Store,
-    journal: Journal,
+    (store, journal, spool): (Store, Journal, Spool),
     first_member: Option<String>,
     bind: &[IpAddr],
     common: &Common,
@@ -135,6 +142,7 @@ fn serve(
         askers: BTreeMap::new(),
         compromising: Compromising::default(),
         resources: Resources::default(),
+        files: Files::start(spool, &folder, remote.clone()),
         remote: remote.clone(),
         first_member,
         failure: None,
@@ -146,6 +154,7 @@ fn serve(
     terminate_on_signal(remote)?;
     let ran = driver.run(&mut host);
     finish(&jobs, worker);
+    host.files.finish();
     admin::remove(&folder);
     if let Some(failure) = host.failure {
         return Err(failure);
@@ -185,6 +194,10 @@ impl Host for ServerHost {
     type Command = Command;
 
     fn start(&mut self, op: OpId, action: Action) {
+        if let Action::FileDelivered { from, id, by } = action {
+            self.files.delivered(op, from, id, by);
+            return;
+        }
         let replacement = IssueOptions { rooms: Vec::new(), save: true };
         let options = self.options.remove(&op).unwrap_or(replacement);
         self.compromising.started(op, &action);
@@ -215,6 +228,7 @@ impl Host for ServerHost {
 
     fn event(&mut self, server: &mut Server, now: Now, event: Event) {
         self.compromising.event(&event);
+        self.files.event(server, now, &event);
         match event {
             // On another port already, it tries again by itself.
             Event::NoPort if server.open_ports().is_empty() => {
@@ -233,6 +247,18 @@ impl Host for ServerHost {
         }
     }
 
+    fn store(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+        self.files.store(chunk)
+    }
+
+    fn flush(&mut self, server: &mut Server, now: Now) {
+        self.files.flush(server, now);
+    }
+
+    fn load(&mut self, want: &Want, bytes: &mut [u8]) -> Result<(), &'static str> {
+        self.files.load(want, bytes)
+    }
+
     fn command(&mut self, server: &mut Server, now: Now, command: Command) -> Flow {
         match command {
             Command::Admin(request) => self.answer(server, now, request),
@@ -241,6 +267,7 @@ impl Host for ServerHost {
                     self.tell(&told);
                 }
             }
+            Command::File(news) => self.files.news(server, now, news),
             Command::Terminate => server.shut_down(now),
             Command::Stop => return Flow::Stop,
         }
@@ -304,8 +331,15 @@ impl ServerHost {
                 self.declare(server, now, &object, &member, reply);
                 return;
             }
+            (Ok("send_file"), _) => {
+                let (to, path) = (object.text("to").unwrap_or_default(), object.text("path"));
+                self.files.send(server, to, path.unwrap_or_default().into(), reply);
+                return;
+            }
             (Ok("members"), _) => Object::new().with("ok", true).with("members", members(server)),
-            (Ok("status"), _) => status(server, now),
+            (Ok("status"), _) => status(server, now)
+                .with("files_kept", server.kept_files().count() as u64)
+                .with("spool", self.files.used()),
             (Ok("rotate_keys"), member) => {
                 let known = member
                     .as_deref()

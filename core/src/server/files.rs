@@ -10,7 +10,9 @@ use crate::ranges::RangeSet;
 use crate::session::{FileEvent, Number, Session};
 use crate::time::{Now, UnixMs};
 use crate::transport::path::Transmit;
-use crate::wire::message::{ErrorCode, ErrorMessage, FileError, FileOffer, Message, is_file_name};
+use crate::wire::message::{
+    ErrorCode, ErrorMessage, FileError, FileOffer, Message, Recipient, SERVER_MEMBER, is_file_name,
+};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -433,6 +435,12 @@ impl Server {
                 session.cancel_file(now, number, reason);
             });
         }
+    }
+
+    /// Getter: whom something of the server itself is for; `None` for nobody that there is.
+    #[must_use]
+    pub fn recipients(&self, to: &Recipient) -> Option<Vec<String>> {
+        self.hub.recipients(SERVER_MEMBER, to).filter(|names| !names.is_empty())
     }
 
     /// Getter: the files that are kept, oldest first.

@@ -326,7 +326,8 @@ impl Hub {
                     .members
                     .iter()
                     .filter(|(name, other)| *name != from && other.rooms.contains(room));
-                let own = self.members.get(from)?.rooms.contains(room);
+                // The server is in all of them.
+                let own = from == SERVER_MEMBER || self.members.get(from)?.rooms.contains(room);
                 own.then(|| others.map(|(name, _)| name.clone()).collect())
             }
         }
