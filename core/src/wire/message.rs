@@ -11,7 +11,7 @@ use crate::id::{ChatId, Epoch};
 use crate::time::UnixMs;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-pub use file::{FileError, FileMessage};
+pub use file::{FILE_NAME_MAX, FileError, FileMessage, is_file_name};
 pub use names::{
     LOBBY, ReceiptState, Recipient, RotationReason, SERVER_MEMBER, Status, VERSION, hex, is_name,
 };
