@@ -1,5 +1,11 @@
 //! All of `std::fs` in the project: private files, written atomically, wiped for real.
 
+mod have;
+pub mod incoming;
+mod parts;
+pub mod place;
+pub mod room;
+mod window;
 pub mod wipe;
 
 use crate::failure::{Exit, Failure, Outcome};
