@@ -1,5 +1,13 @@
 //! All of `std::fs` in the project: private files, written atomically, wiped for real.
 
+pub mod digest;
+mod have;
+pub mod incoming;
+mod parts;
+pub mod place;
+pub mod room;
+pub mod source;
+mod window;
 pub mod wipe;
 
 use crate::failure::{Exit, Failure, Outcome};

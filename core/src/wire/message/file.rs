@@ -239,3 +239,132 @@ fn hex32(text: &str) -> Result<[u8; 32], Malformed> {
     out[16..].copy_from_slice(&high.0);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use quickcheck::{TestResult, quickcheck};
+
+    quickcheck! {
+        /// What is let through is one component of a path, and stays one however it is read.
+        fn a_name_is_one_component(name: String) -> TestResult {
+            if !is_file_name(&name) {
+                return TestResult::discard();
+            }
+            let strange = |c: char| c.is_control() || "/\\:".contains(c);
+            let whole = name.trim_end_matches([' ', '.']) == name;
+            TestResult::from_bool(
+                !name.is_empty() && name.len() <= 255 && !name.chars().any(strange) && whole,
+            )
+        }
+
+        /// One character that is refused makes any name refused, wherever it stands.
+        fn a_refused_character_anywhere(before: String, after: String, which: usize) -> bool {
+            let refused: Vec<char> = ('\0'..'\u{3000}').filter(|c| is_refused(*c)).collect();
+            let c = refused[which % refused.len()];
+            !is_file_name(&format!("{before}{c}{after}"))
+        }
+
+        /// A device stays one, whatever its case and its extension.
+        fn devices(which: usize, upper: Vec<bool>, extension: String) -> bool {
+            let names = ["con", "prn", "aux", "nul", "com0", "com7", "lpt9", "com\u{b9}", "lpt\u{b3}"];
+            let mut upper = upper.into_iter();
+            let change = |c: char| match upper.next() {
+                Some(true) => c.to_ascii_uppercase(),
+                _ => c,
+            };
+            let name: String = names[which % names.len()].chars().map(change).collect();
+            let refused = |name: String| !is_file_name(&name);
+            refused(format!("{name}.{extension}"))
+                && refused(format!("{name} .{extension}x"))
+                && refused(name)
+        }
+
+        /// A letter before a device, or one after it, makes it a name like others.
+        fn no_device(letter: u8) -> bool {
+            let letter = char::from(b'a' + letter % 26);
+            ["con", "nul", "com1", "lpt9"].into_iter().all(|device| {
+                is_file_name(&format!("{letter}{device}.txt"))
+                    && is_file_name(&format!("{device}{letter}.txt"))
+                    && is_file_name(&format!("a.{device}"))
+            })
+        }
+    }
+
+    #[test]
+    fn names_that_are_good() {
+        for name in [
+            "a",
+            "report.pdf",
+            "archive.tar.gz",
+            ".bashrc",
+            "...a",
+            "a..b",
+            " a",
+            "a b (2).c",
+            "com",
+            "com10",
+            "com\u{2074}",
+            "lpt",
+            "console",
+            "null",
+            "co",
+            "cön",
+            "日本語.txt",
+            "🦀",
+            "~",
+            "-rf",
+            "a\u{301}",
+            "COM\u{b9}\u{b2}",
+        ] {
+            assert!(is_file_name(name), "{name:?}");
+        }
+        assert!(is_file_name(&"a".repeat(255)) && !is_file_name(&"a".repeat(256)));
+        assert!(is_file_name(&"é".repeat(127)) && !is_file_name(&"é".repeat(128)));
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "...",
+            "a.",
+            "a ",
+            " ",
+            ". ",
+            "a/b",
+            "/a",
+            "a/",
+            "../a",
+            "a\\b",
+            "C:",
+            "a:b",
+            "a\0",
+            "a\nb",
+            "\u{1b}[2J",
+            "a\u{7f}",
+            "a\u{85}b",
+            "a\u{9b}",
+            "CON",
+            "con.txt",
+            "Aux.tar.gz",
+            "nul .txt",
+            "NUL  .a.b",
+            "PRN",
+            "COM0",
+            "com9.x",
+            "LPT\u{b2}",
+            "com\u{b3}.txt",
+        ] {
+            assert!(!is_file_name(name), "{name:?}");
+        }
+        for c in "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}"
+            .chars()
+        {
+            assert!(!is_file_name(&format!("a{c}txt.exe")), "{c:?}");
+        }
+    }
+}
