@@ -49,6 +49,8 @@ exits! {
     SecExpired = 80 "sec_expired",
     /// This computer's clock is wrong.
     ClockSkew = 81 "clock_skew",
+    /// A file is not over yet; the same command goes on with it.
+    TransferIncomplete = 83 "transfer_incomplete",
     /// COMPROMISED: the keys are wiped.
     KeysWiped = 84 "keys_wiped",
     /// Interrupted twice.

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod disk;
 pub mod failure;
+pub mod files;
 pub mod key;
 pub mod process;
 pub mod server;

@@ -1,13 +1,16 @@
 //! What the binary supplies.
 
 use clawchat_core::client::Action;
-use clawchat_core::id::TransferId;
+use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::ops::{Chunk, Outcome, Want};
 
 /// Performs what is neither socket nor clock.
 pub trait Host: Send + Sync + 'static {
     /// Performs an action, each after the one before it. Runs on the blocking pool.
     fn perform(&self, action: &Action) -> Outcome;
+
+    /// A file that was offered under this id is this transfer; before any of its bytes are asked for.
+    fn offered(&self, transfer: TransferId, id: ChatId);
 
     /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. Runs in the task,
     /// as do the next two: what takes long is for other threads. An error cancels the transfer.

@@ -199,7 +199,11 @@ impl Task {
                 });
             }
             Command::OfferFile { id, to, name, size, reply } => {
-                let _gone = reply.try_send(self.client.offer_file(now, id, &to, &name, size));
+                let offered = self.client.offer_file(now, id, &to, &name, size);
+                if let Ok(transfer) = offered {
+                    self.host.offered(transfer, id);
+                }
+                let _gone = reply.try_send(offered);
             }
             Command::FileDigest(transfer, sha256) => {
                 self.client.file_digest(now, transfer, sha256);

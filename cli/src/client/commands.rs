@@ -83,7 +83,7 @@ fn message(text: &str) -> Outcome<String> {
 
 fn not_sent(error: SendError) -> Box<Failure> {
     let exit = match error {
-        SendError::Size | SendError::Recipient => Exit::Usage,
+        SendError::Size | SendError::Recipient | SendError::Name => Exit::Usage,
         SendError::WindowFull | SendError::Busy => Exit::TryLater,
         SendError::Closed => Exit::Unreachable,
     };

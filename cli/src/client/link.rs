@@ -40,6 +40,7 @@ const FULL_PAUSE: Duration = Duration::from_secs(10);
 struct SecHost {
     sec: Option<PathBuf>,
     key: BootstrapKey,
+    files: Arc<ClientFiles>,
 }
 
 impl SecHost {
@@ -87,6 +88,22 @@ impl Host for SecHost {
             | Action::StoreSecurityFile { .. } => ops::Outcome::Failed,
         }
     }
+
+    fn offered(&self, transfer: TransferId, id: ChatId) {
+        self.files.offered(transfer, id);
+    }
+
+    fn store(&self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+        self.files.store(chunk)
+    }
+
+    fn flush(&self) -> Vec<(TransferId, &'static str)> {
+        self.files.flush()
+    }
+
+    fn load(&self, want: &Want, bytes: &mut [u8]) -> Result<(), &'static str> {
+        self.files.load(want, bytes)
+    }
 }
 
 /// What a command waits for.
@@ -103,6 +120,8 @@ pub(super) enum Woken {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) handle: Handle,
+    /// Files on their way.
+    pub(super) files: Arc<ClientFiles>,
     task: smol::Task<()>,
     signals: Receiver<i32>,
     addresses: Vec<IpAddr>,
@@ -137,13 +156,16 @@ impl Link {
             key_limits: KeyLimits::default(),
             provider: &RustCrypto,
         };
-        let host = Arc::new(SecHost { sec: opened.path, key: opened.key });
+        let files = Arc::<ClientFiles>::default();
+        let host = SecHost { sec: opened.path, key: opened.key, files: Arc::clone(&files) };
+        let host = Arc::new(host);
         let (handle, task) = Handle::connect(config, host)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let interactive = is_interactive() && !common.json && !common.no_input;
         let (task, quiet) = (smol::spawn(task), common.quiet);
         Ok(Self {
             handle,
+            files,
             task,
             signals,
             addresses,
@@ -467,7 +489,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ann.sec");
         let key = || BootstrapKey::parse("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
-        let host = SecHost { sec: Some(path.clone()), key: key() };
+        let host = SecHost { sec: Some(path.clone()), key: key(), files: Arc::default() };
         let secret = || {
             let file = envelope::open(&std::fs::read(&path).unwrap(), key().secret()).unwrap();
             *file.shared_secret.expose()
@@ -494,7 +516,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let name = |name: &str| folder.path().join(name);
         let (real, link) = (name("real.sec"), name("link.sec"));
-        let host = SecHost { sec: Some(link.clone()), key: BootstrapKey::generate().unwrap() };
+        let host = SecHost {
+            sec: Some(link.clone()),
+            key: BootstrapKey::generate().unwrap(),
+            files: Arc::default(),
+        };
         let wipe = || host.perform(&Action::WipeSecurityFiles);
         std::fs::write(&real, "secret").unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();

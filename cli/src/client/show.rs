@@ -42,6 +42,13 @@ pub(super) fn json(what: &Event) -> Option<Object> {
             .with("message", error.message.as_str())
             .with_some("id", error.id.map(|id| id.to_string())),
         Event::KeysRotated { epoch } => event("key_rotated").with("epoch", epoch.0),
+        Event::FileOffered { transfer, offer } => event("file_offered")
+            .with("transfer", format!("t-{transfer}"))
+            .with("from", offer.from.as_str())
+            .with("to", offer.to.to_string())
+            .with("id", offer.id.to_string())
+            .with("name", offer.name.as_str())
+            .with("size", offer.size),
         Event::Compromised { by_server, acknowledged } => event("compromised")
             .with("by", if *by_server { "server" } else { "user" })
             .with("acknowledged", *acknowledged),
@@ -89,6 +96,13 @@ pub(super) fn line(what: &Event) -> Option<String> {
             format!("! refused ({}): {}", error.code.name(), one_line(&error.message))
         }
         Event::KeysRotated { epoch } => format!("keys rotated, epoch {epoch}"),
+        Event::FileOffered { offer, .. } => format!(
+            "{} sends {} ({}): clawchat get '{}'",
+            offer.from,
+            one_line(&offer.name),
+            bytes(offer.size),
+            one_line(&offer.name)
+        ),
         Event::NotRenewed => "the renewed security file could not be stored".to_owned(),
         Event::Receipt { id, state, by, .. } => {
             let (mark, id) = (mark(*state), &id.to_string()[..6]);
@@ -103,6 +117,9 @@ pub(super) fn line(what: &Event) -> Option<String> {
         // What needs nobody's attention, and what is told elsewhere.
         Event::Renewed { .. }
         | Event::Moved { .. }
+        | Event::FileAccepted { .. }
+        | Event::FileComplete { .. }
+        | Event::FileEnded { .. }
         | Event::Closed(_)
         | Event::Writable
         | Event::Compromised { .. }

@@ -4,8 +4,9 @@
 use super::inbox::name_of;
 use crate::disk;
 use clawchat_core::crypto::derive::derive;
+use clawchat_core::id::ChatId;
 use clawchat_core::limits::CHATS_SEEN;
-use clawchat_core::wire::message::{Chat, SessionInfo, hex};
+use clawchat_core::wire::message::{Chat, FileOffer, SessionInfo, hex};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -59,14 +60,32 @@ impl Shown {
         }
     }
 
+    /// Files that the member of a session has received from its server.
+    pub(super) fn received(info: &SessionInfo) -> Self {
+        name_of(info, "received").map_or_else(Self::default, Self::open)
+    }
+
     /// Whether a chat was shown.
     pub(super) fn has(&self, chat: &Chat) -> bool {
-        self.known.contains(&key(chat))
+        self.known.contains(&key(&chat.from, &chat.id))
+    }
+
+    /// Whether a file was received.
+    pub(super) fn has_file(&self, offer: &FileOffer) -> bool {
+        self.known.contains(&key(&offer.from, &offer.id))
+    }
+
+    /// A file lies under its name.
+    pub(super) fn note_file(&mut self, offer: &FileOffer) {
+        self.note_key(key(&offer.from, &offer.id));
     }
 
     /// A chat stands on the screen.
     pub(super) fn note(&mut self, chat: &Chat) {
-        let key = key(chat);
+        self.note_key(key(&chat.from, &chat.id));
+    }
+
+    fn note_key(&mut self, key: String) {
         if self.known.contains(&key) {
             return;
         }
@@ -97,14 +116,13 @@ fn append(path: &Path, key: &str) -> io::Result<()> {
     file.write_all(format!("{key}\n").as_bytes())
 }
 
-fn key(chat: &Chat) -> String {
-    hex(&derive(&chat.id.0, chat.from.as_bytes()).mac_key.expose()[..DIGITS / 2])
+fn key(from: &str, id: &ChatId) -> String {
+    hex(&derive(&id.0, from.as_bytes()).mac_key.expose()[..DIGITS / 2])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clawchat_core::id::ChatId;
     use clawchat_core::time::UnixMs;
     use clawchat_core::wire::message::Recipient;
 

@@ -45,6 +45,7 @@ impl Offline {
             members: store.members()?,
             credentials: store.credentials()?,
             chats: Journal::open(&folder.join("chat.journal"))?.chats(),
+            files: Vec::new(),
             max_sessions: SESSIONS,
             key_limits: KeyLimits::default(),
             provider: &RustCrypto,
@@ -88,7 +89,8 @@ impl Offline {
                 Action::BindPort { .. }
                 | Action::ClosePort { .. }
                 | Action::StoreChat { .. }
-                | Action::ChatDelivered { .. } => {}
+                | Action::ChatDelivered { .. }
+                | Action::FileDelivered { .. } => {}
             }
             self.complete(op, Completion::Done);
         }

@@ -1,11 +1,13 @@
 //! What the server tells of its events, to programs and to people: all that SPEC 11.3 and 11.4 want to
 //! be seen, each once and with all that is known of it.
 
-use crate::text::{event, moment, one_line};
+use crate::text::{bytes, event, moment, one_line};
 use clawchat_core::error::CloseReason;
+use clawchat_core::id::TransferId;
+use clawchat_core::ops::FileFailure;
 use clawchat_core::server::{Alert, Audit, Event, Resource};
 use clawchat_core::wire::json::{Json, Object};
-use clawchat_core::wire::message::{Recipient, SERVER_MEMBER};
+use clawchat_core::wire::message::{FileOffer, Recipient, SERVER_MEMBER, hex};
 use clawchat_mio::clock;
 
 /// A clock is set by less; JSON has no larger numbers that all programs read.
@@ -91,6 +93,10 @@ pub(super) fn describe(what: &Event) -> Told {
                 .with("new_file_ready", *new_file_ready),
             format!("COMPROMISED: the keys of {member} are wiped, raised by {by}"),
         ),
+        Event::FileOffered { .. }
+        | Event::FileComplete { .. }
+        | Event::FileSending { .. }
+        | Event::FileEnded { .. } => describe_file(what),
         Event::Signalled { session, member, acknowledged } => {
             let object = of_member("signalled", member)
                 .with("session", session.0)
@@ -98,6 +104,47 @@ pub(super) fn describe(what: &Event) -> Told {
             let how = if *acknowledged { "acknowledged" } else { "did not acknowledge" };
             Told::news(object, format!("{member} {how} COMPROMISED"))
         }
+    }
+}
+
+fn file(name: &str, transfer: TransferId, offer: &FileOffer) -> Object {
+    dated(name)
+        .with("transfer", transfer.0)
+        .with("from", offer.from.as_str())
+        .with("to", offer.to.to_string())
+        .with("id", offer.id.to_string())
+        .with("size", offer.size)
+}
+
+fn describe_file(what: &Event) -> Told {
+    match what {
+        Event::FileOffered { transfer, offer, .. } => Told::news(
+            file("file_offered", *transfer, offer),
+            format!("{} sends a file of {} to {}", offer.from, bytes(offer.size), offer.to),
+        ),
+        Event::FileComplete { transfer, file: complete } => Told::quiet(
+            file("file_complete", *transfer, &complete.offer)
+                .with("sha256", hex(&complete.sha256)),
+        ),
+        Event::FileSending { transfer, offer, to, held } => Told::news(
+            file("file_sending", *transfer, offer).with("by", to.as_str()).with("held", *held),
+            format!("{to} takes a file of {} from {}", bytes(offer.size), offer.from),
+        ),
+        Event::FileEnded { transfer, result } => {
+            let how = match result {
+                Ok(()) => "done",
+                Err(FileFailure::Checked(_)) => "not_right",
+                Err(FileFailure::Cancelled(_)) => "cancelled",
+                Err(FileFailure::Interrupted) => "interrupted",
+            };
+            let reason = match result {
+                Err(FileFailure::Cancelled(reason)) => Some(reason.as_str()),
+                _ => None,
+            };
+            let object = dated("file_ended").with("transfer", transfer.0).with("how", how);
+            Told::quiet(object.with_some("reason", reason))
+        }
+        _ => Told::quiet(dated("file")),
     }
 }
 

@@ -153,7 +153,8 @@ fn perform(
         Action::BindPort { .. }
         | Action::ClosePort { .. }
         | Action::StoreChat { .. }
-        | Action::ChatDelivered { .. } => false,
+        | Action::ChatDelivered { .. }
+        | Action::FileDelivered { .. } => false,
     }
 }
 
@@ -183,6 +184,7 @@ mod tests {
             members: Vec::new(),
             credentials: Vec::new(),
             chats: Vec::new(),
+            files: Vec::new(),
             max_sessions: 1,
             provider: &RustCrypto,
         };

@@ -1,0 +1,217 @@
+//! What `send-file` sends: files, and folders as a list and the files in it.
+
+use super::memory::{Memory, Sent};
+use crate::disk::folder::{Manifest, ManifestFile, Walked, walk};
+use crate::disk::source::Source;
+use crate::disk;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::text::one_line;
+use clawchat_core::id::ChatId;
+use clawchat_core::wire::message::is_file_name;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How the name of a folder's list ends.
+pub(super) const LIST: &str = ".clawchat-folder";
+
+/// What an item is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A file by itself, remembered until it is through.
+    File,
+    /// The list of a folder.
+    List {
+        /// How many files follow.
+        files: usize,
+    },
+    /// A file of a folder.
+    Within,
+}
+
+/// A file to send.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) kind: Kind,
+    pub(super) id: ChatId,
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) source: Arc<Source>,
+    /// How often it was begun.
+    pub(super) beginnings: u32,
+    /// The list of a folder lies there until it is sent.
+    _list: Option<Arc<tempfile::NamedTempFile>>,
+}
+
+/// What the command line names, looked at before anything is sent.
+#[derive(Debug)]
+pub(super) struct Plan {
+    paths: Vec<(PathBuf, Option<Walked>)>,
+    /// What is left out, and why.
+    pub(super) notes: Vec<String>,
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> Box<Failure> {
+    let what = format!("cannot read {}: {}", path.display(), disk::plain(error));
+    Failure::new(Exit::NoSuchFile, what)
+}
+
+fn name_of(path: &Path) -> Outcome<String> {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_file_name(name));
+    name.map(ToOwned::to_owned).ok_or_else(|| {
+        let what = format!("{}: receivers take no file of this name", one_line(&path.display().to_string()));
+        Failure::new(Exit::Usage, what).advice("rename it first")
+    })
+}
+
+fn fresh_id() -> Outcome<ChatId> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    Ok(ChatId(id))
+}
+
+/// Size and last change of a file, to see whether it is still the same.
+fn stamp(path: &Path) -> Outcome<(u64, String)> {
+    let meta = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    Ok((meta.len(), format!("{}.{:09}", meta.mtime(), meta.mtime_nsec())))
+}
+
+impl Plan {
+    /// Looks at what is to be sent.
+    pub(super) fn of(named: &[PathBuf]) -> Outcome<Self> {
+        let (mut paths, mut notes) = (Vec::new(), Vec::new());
+        for named in named {
+            // A link that a person names is followed; those within folders are not.
+            let path = std::fs::canonicalize(named).map_err(|error| cannot_read(named, &error))?;
+            name_of(&path)?;
+            if !path.is_dir() {
+                Source::open(&path).map_err(|error| cannot_read(named, &error))?;
+                paths.push((path, None));
+                continue;
+            }
+            let mut walked = walk(&path).map_err(|error| cannot_read(named, &error))?;
+            for skipped in &walked.skipped {
+                notes.push(format!("left out: {skipped}"));
+            }
+            let refused = |path: &str| !path.split('/').all(is_file_name);
+            walked.files.retain(|file| {
+                let bad = refused(&file.relative);
+                if bad {
+                    let shown = one_line(&file.relative);
+                    notes.push(format!("left out: {shown}: receivers take no file of this name"));
+                }
+                !bad
+            });
+            walked.empty_folders.retain(|folder| !refused(folder));
+            paths.push((path, Some(walked)));
+        }
+        Ok(Self { paths, notes })
+    }
+
+    /// The files to send, in order; with the ids that they had when they were begun before.
+    pub(super) fn items(self, memory: &Memory, to: &str) -> Outcome<VecDeque<Item>> {
+        let mut items = VecDeque::new();
+        for (path, walked) in self.paths {
+            match walked {
+                None => items.push_back(Item::file(&path, memory, to, 1)?),
+                Some(walked) => folder(&path, walked, memory, to, &mut items)?,
+            }
+        }
+        Ok(items)
+    }
+}
+
+impl Item {
+    fn file(path: &Path, memory: &Memory, to: &str, beginnings: u32) -> Outcome<Self> {
+        let (size, changed) = stamp(path)?;
+        let known = memory.recall(to, path);
+        let same = known.as_ref().is_some_and(|sent| (sent.size, &sent.changed) == (size, &changed));
+        let id = match known {
+            Some(sent) if same => sent.id,
+            Some(_) => {
+                let shown = path.display();
+                crate::text::complain(&format!("{shown} was changed since: it starts anew"));
+                fresh_id()?
+            }
+            None => fresh_id()?,
+        };
+        memory.note(to, path, &Sent { id, size, changed, list: None })?;
+        Self::open(Kind::File, id, name_of(path)?, path, beginnings)
+    }
+
+    fn open(kind: Kind, id: ChatId, name: String, path: &Path, beginnings: u32) -> Outcome<Self> {
+        let source = Arc::new(Source::open(path).map_err(|error| cannot_read(path, &error))?);
+        Ok(Self { kind, id, name, path: path.to_owned(), source, beginnings, _list: None })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    /// The same from its beginning. `None` for a file of a folder, whose list names its size and id: the
+    /// folder is to be sent again.
+    pub(super) fn anew(self, memory: &Memory, to: &str) -> Outcome<Option<Self>> {
+        if self.kind != Kind::File {
+            return Ok(None);
+        }
+        memory.forget(to, &self.path);
+        Self::file(&self.path, memory, to, self.beginnings + 1).map(Some)
+    }
+
+    /// It has arrived, or goes no more.
+    pub(super) fn through(&self, memory: &Memory, to: &str) {
+        if self.kind == Kind::File {
+            memory.forget(to, &self.path);
+        }
+    }
+}
+
+/// The items of a folder.
+fn folder(
+    path: &Path,
+    walked: Walked,
+    memory: &Memory,
+    to: &str,
+    items: &mut VecDeque<Item>,
+) -> Outcome<()> {
+    let name = name_of(path)?;
+    let known = memory.recall(to, path);
+    let list = known.as_ref().and_then(|sent| Manifest::parse(sent.list.as_ref()?.as_bytes()));
+    let same = list.filter(|list| {
+        let have = list.files.iter().map(|file| (file.path.as_str(), file.size));
+        let want = walked.files.iter().map(|file| (file.relative.as_str(), file.size));
+        have.eq(want) && list.folders == walked.empty_folders
+    });
+    let (id, manifest) = match (known, same) {
+        (Some(sent), Some(list)) => (sent.id, list),
+        _ => {
+            let mut files = Vec::new();
+            for file in &walked.files {
+                let (path, size) = (file.relative.clone(), file.size);
+                files.push(ManifestFile { path, id: fresh_id()?.0, size });
+            }
+            let folders = walked.empty_folders.clone();
+            (fresh_id()?, Manifest { name: name.clone(), folders, files })
+        }
+    };
+    let encoded = manifest.encode();
+    let text = String::from_utf8(encoded.clone())
+        .map_err(|_| Failure::new(Exit::Failed, "the list of the folder is no text"))?;
+    let (size, changed) = (encoded.len() as u64, String::new());
+    memory.note(to, path, &Sent { id, size, changed, list: Some(text) })?;
+    let failed = |error: std::io::Error| disk::cannot_write(&std::env::temp_dir(), &error);
+    let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
+    file.write_all(&encoded).and_then(|()| file.flush()).map_err(failed)?;
+    let kind = Kind::List { files: manifest.files.len() };
+    let mut list = Item::open(kind, id, format!("{name}{LIST}"), file.path(), 1)?;
+    list.path = path.to_owned();
+    list._list = Some(Arc::new(file));
+    items.push_back(list);
+    for (file, found) in manifest.files.iter().zip(&walked.files) {
+        let name = name_of(&found.absolute)?;
+        items.push_back(Item::open(Kind::Within, ChatId(file.id), name, &found.absolute, 1)?);
+    }
+    Ok(())
+}
