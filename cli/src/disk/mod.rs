@@ -1,8 +1,10 @@
 //! All of `std::fs` in the project: private files, written atomically, wiped for real.
 
 pub mod digest;
+pub mod folder;
 mod have;
 pub mod incoming;
+mod manifest;
 mod parts;
 pub mod place;
 pub mod room;
