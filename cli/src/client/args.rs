@@ -13,7 +13,7 @@ use std::path::PathBuf;
     after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 65 damaged or no security file, 66 no such file, \
                   69 server unreachable, 73 cannot write, 75 try later (server full, superseded), \
                   77 wrong bootstrap key, 78 configuration, 80 file expired, 81 clock wrong, \
-                  84 keys wiped."
+                  83 files not through yet, 84 keys wiped."
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -63,8 +63,18 @@ pub(super) enum Command {
     },
     /// Send one message; done once the server has stored it.
     Send(Send),
+    /// Send files and folders; done once the server has them. Repeated, it goes on where it was.
+    SendFile(SendFile),
+    /// Take files that wait at the server.
+    Get(Get),
+    /// List the files that wait at the server.
+    Ls,
     /// Print what comes, until stopped.
-    Listen,
+    Listen {
+        /// Take all files that come into this folder.
+        #[arg(long, value_name = "DIR")]
+        accept: Option<PathBuf>,
+    },
     /// Chat in the terminal, line by line.
     Chat {
         /// Who lines go to.
@@ -92,6 +102,34 @@ pub(super) struct Send {
     pub(super) to: String,
     /// The text; `-` reads it from stdin.
     pub(super) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendFile {
+    /// Who they go to: `@server` is the server itself.
+    #[arg(long, value_name = "#room|@member", default_value = SendFile::TO)]
+    pub(super) to: String,
+    /// Files and folders.
+    #[arg(required = true, value_name = "PATH")]
+    pub(super) paths: Vec<PathBuf>,
+}
+
+impl SendFile {
+    /// Who files go to when nobody is named.
+    pub(super) const TO: &str = "@server";
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// Their names, or the beginnings of their ids, as `ls` shows them.
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    pub(super) names: Vec<String>,
+    /// All of them.
+    #[arg(long, conflicts_with = "names")]
+    pub(super) all: bool,
+    /// Put them into this folder, and not the present one.
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::args::{Common, Send};
 use super::confirm_wipe;
 use super::link::{Link, Woken};
 use super::show;
+use super::taking::Taker;
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{answer, complain, event, list, one_line, print, try_answer};
@@ -90,49 +91,87 @@ fn not_sent(error: SendError) -> Box<Failure> {
     Failure::new(exit, format!("not sent: {error}"))
 }
 
-/// `listen`: prints what comes, until it is stopped.
-pub(super) fn listen(common: &Common) -> Outcome<()> {
+/// `listen`: prints what comes, and takes files if it is to, until it is stopped.
+pub(super) fn listen(common: &Common, accept: Option<&Path>) -> Outcome<()> {
     let link = Link::start(common)?.showing_chat();
     smol::block_on(async {
-        let mut deadline = Some(Instant::now() + common.timeout);
-        loop {
-            let woken = link.next(deadline).await;
-            if let Woken::Event(what) = &woken
-                && !tell(common, what)
-            {
-                link.nobody_reads();
+        let mut taker = accept.map(|into| Taker::new(common, &link, into)).transpose()?;
+        let end = listen_on(common, &link, &mut taker).await;
+        if let Some(mut taker) = taker {
+            taker.stop();
+        }
+        match end {
+            Heard::Compromised => {
+                let failure = link.wiped().await;
+                if common.json {
+                    print(&event("wiped").with("ok", failure.facts.is_empty()));
+                }
+                Err(failure)
             }
-            match woken {
-                Woken::Event(Event::Connected { .. }) => {
-                    deadline = None;
-                    for chat in link.take_inbox() {
-                        if !tell(common, &Event::Chat(chat.clone())) {
-                            link.nobody_reads();
-                        }
-                        link.was_shown(&chat);
-                    }
-                    link.clear_inbox();
-                }
-                Woken::Event(Event::Compromised { .. }) => {
-                    let failure = link.wiped().await;
-                    if common.json {
-                        print(&event("wiped").with("ok", failure.facts.is_empty()));
-                    }
-                    return Err(failure);
-                }
-                Woken::Event(Event::Closed(reason)) => {
-                    return Err(link.failure(&reason, common.timeout));
-                }
-                Woken::Event(_) => {}
-                Woken::Signal => {
-                    return link.leave().await;
-                }
-                Woken::Timeout => {
-                    return Err(link.failure(&CloseReason::Unreachable, common.timeout));
-                }
-            }
+            Heard::Closed(reason) => Err(link.failure(&reason, common.timeout)),
+            Heard::Stopped => link.leave().await,
         }
     })
+}
+
+/// How `listen` ended.
+enum Heard {
+    Compromised,
+    Closed(CloseReason),
+    Stopped,
+}
+
+async fn listen_on(common: &Common, link: &Link, taker: &mut Option<Taker<'_>>) -> Heard {
+    let mut connect = Some(Instant::now() + common.timeout);
+    loop {
+        let tick = taker.as_ref().and_then(Taker::tick);
+        let woken = link.next([connect, tick].into_iter().flatten().min()).await;
+        if let Woken::Event(what) = &woken
+            && !tell(common, what)
+        {
+            link.nobody_reads();
+        }
+        let event = match woken {
+            Woken::Event(what) => match taker {
+                Some(taker) => taker.take(what),
+                None => Some(what),
+            },
+            Woken::Signal => return Heard::Stopped,
+            Woken::Timeout if connect.is_some_and(|at| at <= Instant::now()) => {
+                return Heard::Closed(CloseReason::Unreachable);
+            }
+            Woken::Timeout => None,
+        };
+        match event {
+            Some(Event::Connected { .. }) => {
+                connect = None;
+                show_inbox(common, link);
+            }
+            Some(Event::Compromised { .. }) => return Heard::Compromised,
+            Some(Event::Closed(reason)) => return Heard::Closed(reason),
+            Some(Event::FileOffered { transfer, offer }) => {
+                taker.iter_mut().for_each(|taker| taker.offered(transfer, offer.clone()));
+            }
+            _ => {}
+        }
+        if let Some(taker) = taker {
+            taker.look().await;
+            for failure in taker.failures.drain(..) {
+                complain(&failure.to_string());
+            }
+        }
+    }
+}
+
+/// Prints the chat that other commands kept.
+fn show_inbox(common: &Common, link: &Link) {
+    for chat in link.take_inbox() {
+        if !tell(common, &Event::Chat(chat.clone())) {
+            link.nobody_reads();
+        }
+        link.was_shown(&chat);
+    }
+    link.clear_inbox();
 }
 
 /// Chat is the answer and goes to stdout; the rest is talk. False for an answer that nobody reads.

@@ -1,6 +1,7 @@
 //! A connection for the length of a command.
 
 use super::args::Common;
+use super::files::ClientFiles;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
 use super::shown::Shown;
@@ -12,8 +13,9 @@ use clawchat_core::client::{Action, ClientConfig, Event, Renewal};
 use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
+use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::limits::{KeyLimits, SECURITY_FILE_MAX};
-use clawchat_core::ops;
+use clawchat_core::ops::{self, Chunk, Want};
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
 use clawchat_smol::{Handle, Host, clock};
 use core::cell::RefCell;

@@ -4,12 +4,18 @@ mod args;
 mod chat;
 mod commands;
 mod demo;
+mod files;
 mod inbox;
 mod link;
+mod memory;
 mod open;
+mod outgoing;
 mod profile;
+mod progress;
+mod sending;
 mod show;
 mod shown;
+mod taking;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::process;
@@ -38,7 +44,10 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Open { file } => profile::open(common, &file),
         Command::Send(send) => commands::send(common, &send),
-        Command::Listen => commands::listen(common),
+        Command::SendFile(what) => sending::send_file(common, &what),
+        Command::Get(what) => taking::get(common, &what),
+        Command::Ls => taking::ls(common),
+        Command::Listen { accept } => commands::listen(common, accept.as_deref()),
         Command::Chat { to } => chat::chat(common, &to),
         Command::Who => commands::who(common),
         Command::Status => commands::status(common),

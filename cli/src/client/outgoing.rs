@@ -1,9 +1,9 @@
 //! What `send-file` sends: files, and folders as a list and the files in it.
 
 use super::memory::{Memory, Sent};
-use crate::disk::folder::{Manifest, ManifestFile, Walked, walk};
-use crate::disk::source::Source;
 use crate::disk;
+use crate::disk::folder::{Manifest, Walked, walk};
+use crate::disk::source::Source;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::one_line;
 use clawchat_core::id::ChatId;
@@ -23,10 +23,7 @@ pub(super) enum Kind {
     /// A file by itself, remembered until it is through.
     File,
     /// The list of a folder.
-    List {
-        /// How many files follow.
-        files: usize,
-    },
+    List,
     /// A file of a folder.
     Within,
 }
@@ -38,11 +35,12 @@ pub(super) struct Item {
     pub(super) id: ChatId,
     pub(super) name: String,
     pub(super) path: PathBuf,
-    pub(super) source: Arc<Source>,
+    /// Its size, bytes.
+    pub(super) size: u64,
     /// How often it was begun.
     pub(super) beginnings: u32,
     /// The list of a folder lies there until it is sent.
-    _list: Option<Arc<tempfile::NamedTempFile>>,
+    list: Option<tempfile::NamedTempFile>,
 }
 
 /// What the command line names, looked at before anything is sent.
@@ -61,7 +59,10 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> Box<Failure> {
 fn name_of(path: &Path) -> Outcome<String> {
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_file_name(name));
     name.map(ToOwned::to_owned).ok_or_else(|| {
-        let what = format!("{}: receivers take no file of this name", one_line(&path.display().to_string()));
+        let what = format!(
+            "{}: receivers take no file of this name",
+            one_line(&path.display().to_string())
+        );
         Failure::new(Exit::Usage, what).advice("rename it first")
     })
 }
@@ -91,20 +92,11 @@ impl Plan {
                 paths.push((path, None));
                 continue;
             }
-            let mut walked = walk(&path).map_err(|error| cannot_read(named, &error))?;
+            let walked = walk(&path).map_err(|error| cannot_read(named, &error))?;
             for skipped in &walked.skipped {
-                notes.push(format!("left out: {skipped}"));
+                let shown = one_line(&skipped.path.display().to_string());
+                notes.push(format!("left out: {shown}: {}", skipped.why));
             }
-            let refused = |path: &str| !path.split('/').all(is_file_name);
-            walked.files.retain(|file| {
-                let bad = refused(&file.relative);
-                if bad {
-                    let shown = one_line(&file.relative);
-                    notes.push(format!("left out: {shown}: receivers take no file of this name"));
-                }
-                !bad
-            });
-            walked.empty_folders.retain(|folder| !refused(folder));
             paths.push((path, Some(walked)));
         }
         Ok(Self { paths, notes })
@@ -127,7 +119,8 @@ impl Item {
     fn file(path: &Path, memory: &Memory, to: &str, beginnings: u32) -> Outcome<Self> {
         let (size, changed) = stamp(path)?;
         let known = memory.recall(to, path);
-        let same = known.as_ref().is_some_and(|sent| (sent.size, &sent.changed) == (size, &changed));
+        let same =
+            known.as_ref().is_some_and(|sent| (sent.size, &sent.changed) == (size, &changed));
         let id = match known {
             Some(sent) if same => sent.id,
             Some(_) => {
@@ -138,16 +131,19 @@ impl Item {
             None => fresh_id()?,
         };
         memory.note(to, path, &Sent { id, size, changed, list: None })?;
-        Self::open(Kind::File, id, name_of(path)?, path, beginnings)
+        let (kind, name, path) = (Kind::File, name_of(path)?, path.to_owned());
+        Ok(Self { kind, id, name, path, size, beginnings, list: None })
     }
 
-    fn open(kind: Kind, id: ChatId, name: String, path: &Path, beginnings: u32) -> Outcome<Self> {
-        let source = Arc::new(Source::open(path).map_err(|error| cannot_read(path, &error))?);
-        Ok(Self { kind, id, name, path: path.to_owned(), source, beginnings, _list: None })
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        self.source.size()
+    /// Opens it. One whose size is another than when it was looked at has to begin anew.
+    pub(super) fn open(&self) -> Outcome<Arc<Source>> {
+        let path = self.list.as_ref().map_or(self.path.as_path(), |list| list.path());
+        let source = Source::open(path).map_err(|error| cannot_read(path, &error))?;
+        if source.size() != self.size {
+            let what = format!("{} was changed since it was looked at", path.display());
+            return Err(Failure::new(Exit::Failed, what).advice("send it again"));
+        }
+        Ok(Arc::new(source))
     }
 
     /// The same from its beginning. `None` for a file of a folder, whose list names its size and id: the
@@ -181,19 +177,18 @@ fn folder(
     let list = known.as_ref().and_then(|sent| Manifest::parse(sent.list.as_ref()?.as_bytes()));
     let same = list.filter(|list| {
         let have = list.files.iter().map(|file| (file.path.as_str(), file.size));
-        let want = walked.files.iter().map(|file| (file.relative.as_str(), file.size));
-        have.eq(want) && list.folders == walked.empty_folders
+        let want = walked.files.iter().map(|file| (file.path.as_str(), file.size));
+        have.eq(want) && list.folders == walked.folders
     });
     let (id, manifest) = match (known, same) {
         (Some(sent), Some(list)) => (sent.id, list),
         _ => {
-            let mut files = Vec::new();
-            for file in &walked.files {
-                let (path, size) = (file.relative.clone(), file.size);
-                files.push(ManifestFile { path, id: fresh_id()?.0, size });
+            let mut ids = Vec::new();
+            for _ in &walked.files {
+                ids.push(fresh_id()?.0);
             }
-            let folders = walked.empty_folders.clone();
-            (fresh_id()?, Manifest { name: name.clone(), folders, files })
+            let mut ids = ids.into_iter();
+            (fresh_id()?, Manifest::of(&walked, || ids.next().unwrap_or_default()))
         }
     };
     let encoded = manifest.encode();
@@ -204,14 +199,13 @@ fn folder(
     let failed = |error: std::io::Error| disk::cannot_write(&std::env::temp_dir(), &error);
     let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
     file.write_all(&encoded).and_then(|()| file.flush()).map_err(failed)?;
-    let kind = Kind::List { files: manifest.files.len() };
-    let mut list = Item::open(kind, id, format!("{name}{LIST}"), file.path(), 1)?;
-    list.path = path.to_owned();
-    list._list = Some(Arc::new(file));
-    items.push_back(list);
-    for (file, found) in manifest.files.iter().zip(&walked.files) {
-        let name = name_of(&found.absolute)?;
-        items.push_back(Item::open(Kind::Within, ChatId(file.id), name, &found.absolute, 1)?);
+    let (kind, name, list) = (Kind::List, format!("{name}{LIST}"), Some(file));
+    let path = path.to_owned();
+    items.push_back(Item { kind, id, name, path, size, beginnings: 1, list });
+    for (file, found) in manifest.files.iter().zip(walked.files) {
+        let (kind, id, name) = (Kind::Within, ChatId(file.id), name_of(&found.source)?);
+        let (path, size) = (found.source, file.size);
+        items.push_back(Item { kind, id, name, path, size, beginnings: 1, list: None });
     }
     Ok(())
 }

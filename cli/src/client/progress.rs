@@ -22,11 +22,8 @@ pub(super) struct Progress {
 impl Progress {
     /// For `total` bytes. The bar hides itself where stderr is no terminal.
     pub(super) fn new(total: u64, json: bool, quiet: bool) -> Self {
-        let target = if json || quiet {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        };
+        let target =
+            if json || quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "{percent:>3} % |{wide_bar}| {decimal_bytes}/{decimal_total_bytes}  \
                         {decimal_bytes_per_sec}  {eta}  {msg}";

@@ -3,10 +3,11 @@
 
 use super::args::{Common, SendFile};
 use super::link::{Link, Woken};
-use super::memory::{Memory, Sent};
+use super::memory::Memory;
 use super::outgoing::{Item, Kind, Plan};
 use super::progress::Progress;
 use crate::disk::digest::Digest;
+use crate::disk::source::Source;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::files::Hashed;
 use crate::text::{bytes, complain, event, one_line, print};
@@ -18,6 +19,7 @@ use clawchat_core::wire::message::{FileError, SessionInfo, hex};
 use core::time::Duration;
 use smol::channel::{Receiver, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How often progress is looked at.
@@ -30,6 +32,7 @@ const BEGINNINGS: u32 = 3;
 /// A file on its way.
 struct Active {
     item: Item,
+    source: Arc<Source>,
     /// Bytes that the server has.
     done: u64,
     digest: Option<Digest>,
@@ -103,7 +106,7 @@ impl<'a> Sending<'a> {
         let memory = Memory::of(&info);
         let notes = plan.notes.clone();
         let waiting = plan.items(&memory, to)?;
-        let total = waiting.iter().map(|item| item.size()).sum();
+        let total = waiting.iter().map(|item| item.size).sum();
         let progress = Progress::new(total, common.json, common.quiet);
         if !common.quiet {
             notes.iter().for_each(|note| complain(note));
@@ -150,14 +153,21 @@ impl<'a> Sending<'a> {
 
     /// Offers what may be offered now: the files of a folder once its list is there.
     async fn offer_next(&mut self) -> Outcome<()> {
-        let barrier = |active: &Active| matches!(active.item.kind, Kind::List { .. });
+        let barrier = |active: &Active| active.item.kind == Kind::List;
         while self.active.len() < AT_A_TIME
             && !self.active.values().any(barrier)
             && let Some(item) = self.waiting.pop_front()
         {
-            self.link.files.offer(item.id, item.source.clone());
+            let source = match item.open() {
+                Ok(source) => source,
+                Err(failure) => {
+                    self.failures.push(failure);
+                    continue;
+                }
+            };
+            self.link.files.offer(item.id, source.clone());
             let handle = &self.link.handle;
-            let offered = handle.offer_file(item.id, self.to, &item.name, item.size()).await;
+            let offered = handle.offer_file(item.id, self.to, &item.name, item.size).await;
             match offered {
                 Ok(transfer) => {
                     if self.common.json {
@@ -165,10 +175,10 @@ impl<'a> Sending<'a> {
                             &event("start")
                                 .with("transfer", format!("t-{transfer}"))
                                 .with("name", item.name.as_str())
-                                .with("size", item.size()),
+                                .with("size", item.size),
                         );
                     }
-                    let active = Active { item, done: 0, digest: None, sha256: None };
+                    let active = Active { item, source, done: 0, digest: None, sha256: None };
                     self.active.insert(transfer, active);
                 }
                 Err(SendError::Closed) => {
@@ -208,7 +218,7 @@ impl<'a> Sending<'a> {
     fn accepted(&mut self, transfer: TransferId, held: u64) {
         let Some(active) = self.active.get_mut(&transfer) else { return };
         if held > active.done {
-            let (name, size) = (one_line(&active.item.name), active.item.size());
+            let (name, size) = (one_line(&active.item.name), active.item.size);
             self.progress.resumed(held - active.done);
             active.done = held;
             if !self.common.quiet && !self.common.json {
@@ -227,7 +237,7 @@ impl<'a> Sending<'a> {
             // Nobody asks any more once the command ends.
             let _gone = news.try_send((transfer, hashed));
         };
-        let source = &active.item.source;
+        let source = &active.source;
         let started = source.reader().and_then(|file| Digest::start(file, source.size(), told));
         match started {
             Ok(digest) => {
@@ -289,7 +299,7 @@ impl<'a> Sending<'a> {
     fn arrived(&mut self, transfer: TransferId) {
         let Some(active) = self.active.remove(&transfer) else { return };
         self.link.files.given(transfer);
-        self.done += active.item.size();
+        self.done += active.item.size;
         active.item.through(&self.memory, self.to);
         let sha256 = active.sha256.map(|sha256| hex(&sha256)).unwrap_or_default();
         if self.common.json {
@@ -297,12 +307,12 @@ impl<'a> Sending<'a> {
                 &event("done")
                     .with("transfer", format!("t-{transfer}"))
                     .with("name", active.item.name.as_str())
-                    .with("size", active.item.size())
+                    .with("size", active.item.size)
                     .with("sha256", sha256)
                     .with("verified", true)
                     .with("ms", self.progress.millis()),
             );
-        } else if !self.common.quiet && matches!(active.item.kind, Kind::File) {
+        } else if !self.common.quiet && active.item.kind == Kind::File {
             let (name, server) = (one_line(&active.item.name), one_line(&self.info.server_name));
             self.progress.say(&format!("{name}  sha256 {sha256}, verified by {server}"));
         }
@@ -358,7 +368,11 @@ impl<'a> Sending<'a> {
         if left > 0 {
             let paths: Vec<_> = what.paths.iter().map(|path| path.display().to_string()).collect();
             let text = format!("paused: {} are there", bytes(safe));
-            let to = if what.to == SendFile::TO { String::new() } else { format!("--to '{}' ", what.to) };
+            let to = if what.to == SendFile::TO {
+                String::new()
+            } else {
+                format!("--to '{}' ", what.to)
+            };
             let again = format!("clawchat send-file {to}{}", one_line(&paths.join(" ")));
             return Err(Failure::new(Exit::TransferIncomplete, text)
                 .advice(format!("{again}   goes on with it")));

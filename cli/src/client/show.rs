@@ -1,6 +1,6 @@
 //! Events as people and programs read them.
 
-use crate::text::{event, harmless, list, moment, one_line, span};
+use crate::text::{bytes, event, harmless, list, moment, one_line, span};
 use clawchat_core::client::Event;
 use clawchat_core::wire::json::Object;
 use clawchat_core::wire::message::{Chat, Presence, ReceiptState};
@@ -56,7 +56,10 @@ pub(super) fn json(what: &Event) -> Option<Object> {
         Event::Renewed { valid_until } => event("renewed").with("valid_until", *valid_until),
         Event::NotRenewed => event("not_renewed"),
         Event::Moved { remote } => event("moved").with("server", remote.to_string()),
-        Event::Writable => return None,
+        Event::FileAccepted { .. }
+        | Event::FileComplete { .. }
+        | Event::FileEnded { .. }
+        | Event::Writable => return None,
     })
 }
 

@@ -345,9 +345,9 @@ pub(super) fn send_file(common: &Common, what: &SendFile, json: bool) -> Outcome
         let shown = path.display();
         let full = std::fs::canonicalize(path)
             .map_err(|error| Failure::new(Exit::NoSuchFile, format!("{shown}: {error}")))?;
-        let text = full.to_str().ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("{shown}: the path is not UTF-8"))
-        })?;
+        let text = full
+            .to_str()
+            .ok_or_else(|| Failure::new(Exit::Usage, format!("{shown}: the path is not UTF-8")))?;
         let request =
             Object::new().with("cmd", "send_file").with("to", to.as_str()).with("path", text);
         let reply = need_server(&folder, &request)?;

@@ -3,13 +3,13 @@
 
 use super::admin;
 use super::run::Command;
+use crate::disk;
 use crate::disk::incoming::{Checkpoint, Incoming, Key};
 use crate::disk::room::Room;
 use crate::disk::source::Source;
 use crate::disk::spool::{Meta, Spool};
-use crate::disk;
-use crate::files::{Arriving, Hashed, key_of};
 use crate::failure::{Exit, Outcome};
+use crate::files::{Arriving, Hashed, key_of};
 use crate::text::{complain, list};
 use clawchat_core::id::{ChatId, OpId, TransferId};
 use clawchat_core::ops::{self, Chunk, FileFailure, Want};
@@ -301,9 +301,8 @@ impl Files {
                 if let Some(left) = self.left.get_mut(&key) {
                     left.found = Some(digest);
                 }
-                let same = |(_, arriving): &(&TransferId, &mut Arriving)| {
-                    key_of(&arriving.offer) == key
-                };
+                let same =
+                    |(_, arriving): &(&TransferId, &mut Arriving)| key_of(&arriving.offer) == key;
                 if let Some((transfer, arriving)) = self.arriving.iter_mut().find(same) {
                     arriving.found = Some(digest);
                     let transfer = *transfer;

@@ -3,14 +3,14 @@
 use super::admin::{self, Request};
 use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
-use super::files::{self, Files, News};
 use super::compromising::Compromising;
+use super::files::{self, Files, News};
 use super::journal::Journal;
 use super::resources::{self, Resources, Usage};
 use super::store::Store;
-use crate::disk::spool::Spool;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
+use crate::disk::spool::Spool;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{complain, list, moment, one_line, print};
 use clawchat_core::crypto::aead::RustCrypto;

@@ -123,8 +123,7 @@ fn describe_file(what: &Event) -> Told {
             format!("{} sends a file of {} to {}", offer.from, bytes(offer.size), offer.to),
         ),
         Event::FileComplete { transfer, file: complete } => Told::quiet(
-            file("file_complete", *transfer, &complete.offer)
-                .with("sha256", hex(&complete.sha256)),
+            file("file_complete", *transfer, &complete.offer).with("sha256", hex(&complete.sha256)),
         ),
         Event::FileSending { transfer, offer, to, held } => Told::news(
             file("file_sending", *transfer, offer).with("by", to.as_str()).with("held", *held),

@@ -1,0 +1,613 @@
+//! Files that come (PROTOCOL 5.6): `get`, `ls` and `listen --accept`. Each appears under its name once it
+//! is whole and verified; nothing is ever overwritten.
+
+use super::args::{Common, Get};
+use super::link::{Link, Woken};
+use super::outgoing::LIST;
+use super::progress::Progress;
+use super::shown::Shown;
+use crate::disk;
+use crate::disk::folder::{MANIFEST_MAX, Manifest};
+use crate::disk::incoming::Key;
+use crate::disk::room::Room;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::files::{Arriving, Hashed, key_of};
+use crate::text::{answer, bytes, complain, event, list, one_line, print};
+use clawchat_core::client::Event;
+use clawchat_core::id::{ChatId, TransferId};
+use clawchat_core::ops::FileFailure;
+use clawchat_core::ranges::RangeSet;
+use clawchat_core::wire::json::Object;
+use clawchat_core::wire::message::{FileError, FileOffer, SessionInfo, hex};
+use core::time::Duration;
+use smol::channel::{Receiver, Sender, unbounded};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Where partial files lie, in the folder that they are for.
+const PARTS: &str = ".clawchat-parts";
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How often it is looked whether there is room now.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
+/// Files that are taken at a time.
+const AT_A_TIME: usize = 16;
+/// What waits at the server is offered within this time of connecting.
+const OFFERS: Duration = Duration::from_millis(1500);
+/// Partial files that nobody came back to for so long go.
+const STALE: Duration = Duration::from_secs(30 * 86_400);
+
+/// A digest, and of which file.
+type Digested = (Key, Hashed);
+
+/// Takes files into a folder.
+pub(super) struct Taker<'a> {
+    common: &'a Common,
+    link: &'a Link,
+    into: PathBuf,
+    /// What this device has received, by this process or one before it.
+    received: Shown,
+    active: BTreeMap<TransferId, FileOffer>,
+    /// What interrupted transfers left.
+    left: BTreeMap<Key, Arriving>,
+    /// Those that came before and are only to be confirmed.
+    known: BTreeMap<TransferId, FileOffer>,
+    /// Offers that wait for their turn.
+    waiting: VecDeque<(TransferId, FileOffer)>,
+    /// Where files of folders go.
+    places: BTreeMap<(String, ChatId), PathBuf>,
+    hashed: (Sender<Digested>, Receiver<Digested>),
+    progress: Progress,
+    /// Bytes that are through.
+    done: u64,
+    room_at: Instant,
+    paused: bool,
+    /// Files that could not be taken.
+    pub(super) failures: Vec<Box<Failure>>,
+    /// How many came.
+    pub(super) taken: usize,
+}
+
+impl<'a> Taker<'a> {
+    pub(super) fn new(common: &'a Common, link: &'a Link, into: &Path) -> Outcome<Self> {
+        if !into.is_dir() {
+            std::fs::create_dir_all(into).map_err(|error| disk::cannot_write(into, &error))?;
+        }
+        let into = std::fs::canonicalize(into).map_err(|error| disk::cannot_write(into, &error))?;
+        // What can't be swept lies there until next time.
+        let _left = disk::incoming::sweep(&into.join(PARTS), STALE);
+        Ok(Self {
+            common,
+            link,
+            places: places(&into.join(PARTS)),
+            into,
+            received: Shown::default(),
+            active: BTreeMap::new(),
+            left: BTreeMap::new(),
+            known: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            hashed: unbounded(),
+            progress: Progress::new(0, common.json, common.quiet),
+            done: 0,
+            room_at: Instant::now(),
+            paused: false,
+            failures: Vec::new(),
+            taken: 0,
+        })
+    }
+
+    /// Whether something is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.active.is_empty() || !self.waiting.is_empty() || !self.known.is_empty()
+    }
+
+    /// When to call [`Self::look`].
+    pub(super) fn tick(&self) -> Option<Instant> {
+        self.is_busy().then(|| Instant::now() + TICK)
+    }
+
+    /// Takes an offer.
+    pub(super) fn offered(&mut self, transfer: TransferId, offer: FileOffer) {
+        self.progress.add(offer.size);
+        self.waiting.push_back((transfer, offer));
+    }
+
+    /// Takes what the link tells of files; gives back what is about something else.
+    pub(super) fn take(&mut self, what: Event) -> Option<Event> {
+        match what {
+            Event::FileComplete { transfer, sha256 } => {
+                if let Some(offer) = self.known.remove(&transfer) {
+                    self.link.handle.file_checked(transfer, Ok(()));
+                    self.done += offer.size;
+                } else {
+                    self.link.files.with(transfer, |arriving| arriving.expected = Some(sha256));
+                }
+                None
+            }
+            Event::FileEnded { transfer, result } => {
+                self.ended(transfer, &result);
+                None
+            }
+            Event::Connected { ref info, .. } => {
+                self.received = Shown::received(info);
+                Some(what)
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Goes on with everything.
+    pub(super) async fn look(&mut self) {
+        self.start_next().await;
+        self.take_digests();
+        self.judge().await;
+        for (transfer, why) in self.link.files.failed() {
+            self.failed(transfer, &why);
+        }
+        if self.room_at.elapsed() >= ROOM_EVERY {
+            self.room_at = Instant::now();
+            self.look_for_room();
+        }
+        let due = self.progress.is_due();
+        let (mut held, progress) = (self.done, &self.progress);
+        self.link.files.each(|transfer, arriving| {
+            let here = arriving.held();
+            held += here;
+            if due {
+                progress.tell(transfer.0, here);
+            }
+        });
+        let left = self.active.len() + self.waiting.len();
+        let beside = if self.paused { "paused: disk full" } else { "" };
+        let beside = if left > 1 { format!("[{left} files left] {beside}") } else { beside.into() };
+        self.progress.set(held, beside);
+        if !self.is_busy() {
+            self.progress.end();
+        }
+    }
+
+    /// A list of a folder comes before the files in it.
+    fn is_behind_a_list(&self, offer: &FileOffer) -> bool {
+        self.active.values().any(|other| other.from == offer.from && other.name.ends_with(LIST))
+    }
+
+    async fn start_next(&mut self) {
+        while self.active.len() < AT_A_TIME
+            && let Some((_, offer)) = self.waiting.front()
+            && !self.is_behind_a_list(offer)
+            && let Some((transfer, offer)) = self.waiting.pop_front()
+        {
+            if self.received.has_file(&offer) {
+                self.confirm(transfer, offer).await;
+            } else if let Err(why) = self.start(transfer, &offer).await {
+                self.link.handle.cancel_file(transfer, "the receiver can't take it");
+                let name = one_line(&offer.name);
+                let failure = Failure::new(Exit::CannotWrite, format!("{name}: {why}"));
+                self.failures.push(failure);
+            }
+        }
+    }
+
+    /// It is here already: the server did not learn of it.
+    async fn confirm(&mut self, transfer: TransferId, offer: FileOffer) {
+        let mut have = RangeSet::new();
+        have.insert(0..offer.size);
+        if self.link.handle.accept_file(transfer, have, offer.size).await.is_ok() {
+            self.known.insert(transfer, offer);
+        }
+    }
+
+    async fn start(&mut self, transfer: TransferId, offer: &FileOffer) -> Result<(), String> {
+        let key = key_of(offer);
+        let plain = |error: std::io::Error| disk::plain(&error);
+        let mut arriving = match self.left.remove(&key) {
+            Some(left) => left,
+            None => {
+                let news = self.hashed.0.clone();
+                let told = move |hashed| {
+                    // Nobody asks any more once the command ends.
+                    let _gone = news.try_send((key, hashed));
+                };
+                Arriving::open(&self.into.join(PARTS), offer, told).map_err(plain)?
+            }
+        };
+        arriving.expected = None;
+        let room = arriving.reserve().map_err(plain)?;
+        let (have, held) = (arriving.have().clone(), arriving.held());
+        let limit = if room == Room::Enough { offer.size } else { 0 };
+        self.link.files.take(transfer, arriving);
+        if let Room::Missing { needs, has } = room {
+            self.pause(needs, has);
+        }
+        self.tell_start(transfer, offer, held);
+        self.active.insert(transfer, offer.clone());
+        let taken = self.link.handle.accept_file(transfer, have, limit).await;
+        if taken.is_err() {
+            // The session has ended meanwhile; the offer comes again.
+            self.ended(transfer, &Err(FileFailure::Interrupted));
+        }
+        Ok(())
+    }
+
+    fn tell_start(&mut self, transfer: TransferId, offer: &FileOffer, held: u64) {
+        if held > 0 {
+            self.progress.resumed(held);
+        }
+        if self.common.json {
+            print(
+                &event("start")
+                    .with("transfer", format!("t-{transfer}"))
+                    .with("from", offer.from.as_str())
+                    .with("name", offer.name.as_str())
+                    .with("size", offer.size)
+                    .with("held", held),
+            );
+        } else if held > 0 && !self.common.quiet {
+            let (name, size) = (one_line(&offer.name), bytes(offer.size));
+            self.progress.say(&format!("{name}: {} of {size} are here already", bytes(held)));
+        }
+    }
+
+    fn pause(&mut self, needs: u64, has: u64) {
+        if !self.paused {
+            let shown = self.into.display();
+            let (needs, has) = (bytes(needs), bytes(has));
+            self.progress.say(&format!("paused: disk full at {shown} (needs {needs}, has {has})"));
+        }
+        self.paused = true;
+    }
+
+    fn look_for_room(&mut self) {
+        let (mut paused, mut ready) = (false, Vec::new());
+        self.link.files.each(|transfer, arriving| {
+            if arriving.waits_for_room {
+                match arriving.reserve() {
+                    Ok(Room::Enough) => ready.push((transfer, arriving.offer.size)),
+                    Ok(Room::Missing { .. }) | Err(_) => paused = true,
+                }
+            }
+        });
+        for (transfer, limit) in ready {
+            self.link.handle.raise_file_limit(transfer, limit);
+        }
+        self.paused = paused;
+    }
+
+    fn take_digests(&mut self) {
+        while let Ok((key, hashed)) = self.hashed.1.try_recv() {
+            // What can't be read is not right.
+            let found = hashed.unwrap_or([0; 32]);
+            if let Some(left) = self.left.get_mut(&key) {
+                left.found = Some(found);
+            }
+            self.link.files.each(|_, arriving| {
+                if key_of(&arriving.offer) == key {
+                    arriving.found = Some(found);
+                }
+            });
+        }
+    }
+
+    /// Decides over those that are whole and hashed.
+    async fn judge(&mut self) {
+        let mut ready = Vec::new();
+        self.link.files.each(|transfer, arriving| {
+            ready.extend(arriving.verdict().map(|right| (transfer, right)));
+        });
+        for (transfer, right) in ready {
+            let Some(arriving) = self.link.files.taken(transfer) else { continue };
+            self.active.remove(&transfer);
+            let offer = arriving.offer.clone();
+            if right {
+                let sha256 = arriving.found.unwrap_or_default();
+                self.place(transfer, &offer, sha256, arriving).await;
+            } else {
+                // What lies there is worth nothing.
+                let _left = arriving.into_incoming().discard();
+                self.link.handle.file_checked(transfer, Err(FileError::Hash));
+                let what = format!(
+                    "{}: it arrived damaged; the server offers it again",
+                    one_line(&offer.name)
+                );
+                self.progress.say(&what);
+            }
+        }
+    }
+
+    async fn place(
+        &mut self,
+        transfer: TransferId,
+        offer: &FileOffer,
+        sha256: [u8; 32],
+        arriving: Arriving,
+    ) {
+        let key = (offer.from.clone(), offer.id);
+        let folder = self.places.get(&key).cloned().unwrap_or_else(|| self.into.clone());
+        let is_list = offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64;
+        let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
+        let placed = if is_list {
+            let parts = self.into.join(PARTS);
+            smol::unblock(move || incoming.place(&parts, &name)).await
+        } else {
+            smol::unblock(move || incoming.place(&folder, &name)).await
+        };
+        let path = match placed {
+            Ok(path) => path,
+            Err(error) => {
+                self.link.handle.file_checked(transfer, Err(FileError::Disk));
+                let name = one_line(&offer.name);
+                let what = format!("{name} can't be put into place: {}", disk::plain(&error));
+                self.failures.push(Failure::new(Exit::CannotWrite, what));
+                return;
+            }
+        };
+        self.received.note_file(offer);
+        self.link.handle.file_checked(transfer, Ok(()));
+        self.done += offer.size;
+        self.taken += 1;
+        let folder = if is_list { self.unfold(offer, &path) } else { None };
+        self.tell_done(transfer, offer, &sha256, folder.as_deref().unwrap_or(&path));
+    }
+
+    /// A folder's list: its folders are made, and its files will go there. One that is none is a file
+    /// like others.
+    fn unfold(&mut self, offer: &FileOffer, path: &Path) -> Option<PathBuf> {
+        let manifest = std::fs::read(path).ok().and_then(|bytes| Manifest::parse(&bytes))?;
+        let root = match manifest.make_folders(&self.into) {
+            Ok(root) => root,
+            Err(error) => {
+                self.failures.push(disk::cannot_write(&self.into, &error));
+                return None;
+            }
+        };
+        let place = Place { from: offer.from.clone(), root: root.clone() };
+        // The next process goes on with it.
+        if let Err(failure) = place.keep(path) {
+            complain(&failure.to_string());
+        }
+        self.places.extend(place.files(&manifest));
+        Some(root)
+    }
+
+    fn tell_done(&self, transfer: TransferId, offer: &FileOffer, sha256: &[u8; 32], path: &Path) {
+        let shown = path.display().to_string();
+        if self.common.json {
+            print(
+                &event("done")
+                    .with("transfer", format!("t-{transfer}"))
+                    .with("from", offer.from.as_str())
+                    .with("name", offer.name.as_str())
+                    .with("size", offer.size)
+                    .with("path", shown.as_str())
+                    .with("sha256", hex(sha256))
+                    .with("verified", true),
+            );
+        } else if !self.common.quiet {
+            let (from, size) = (&offer.from, bytes(offer.size));
+            let shown = one_line(&shown);
+            self.progress
+                .say(&format!("{shown}  {size} from {from}, sha256 {} verified", hex(sha256)));
+        }
+    }
+
+    fn ended(&mut self, transfer: TransferId, result: &Result<(), FileFailure>) {
+        self.waiting.retain(|(other, _)| *other != transfer);
+        self.known.remove(&transfer);
+        self.active.remove(&transfer);
+        let Some(mut arriving) = self.link.files.taken(transfer) else { return };
+        if let Err(FileFailure::Cancelled(reason)) = result {
+            let name = one_line(&arriving.offer.name);
+            self.progress.say(&format!("{name}: cancelled: {}", one_line(reason)));
+            // What lies there is worth nothing any more.
+            let _left = arriving.into_incoming().discard();
+            return;
+        }
+        if let Ok(checkpoint) = arriving.checkpoint() {
+            smol::unblock(|| drop(checkpoint.save())).detach();
+        }
+        self.left.insert(key_of(&arriving.offer), arriving);
+    }
+
+    /// The disk failed while a file was written: what is there is kept.
+    fn failed(&mut self, transfer: TransferId, why: &str) {
+        self.active.remove(&transfer);
+        if let Some(arriving) = self.link.files.taken(transfer) {
+            let what = format!("{}: {why}", one_line(&arriving.offer.name));
+            self.failures.push(Failure::new(Exit::CannotWrite, what));
+        }
+    }
+
+    /// Makes durable what is here; how many files are not whole.
+    pub(super) fn stop(&mut self) -> usize {
+        self.progress.end();
+        self.link.files.save_all();
+        self.active.len() + self.waiting.len() + self.left.len()
+    }
+}
+
+/// Where the files of a folder go.
+struct Place {
+    from: String,
+    root: PathBuf,
+}
+
+impl Place {
+    /// Kept beside its list.
+    fn keep(&self, path: &Path) -> Outcome<()> {
+        let object = Object::new()
+            .with("from", self.from.as_str())
+            .with("root", self.root.to_string_lossy().as_ref());
+        disk::write_private(&path.with_extension("place"), &object.encode(), true)
+    }
+
+    fn files(self, manifest: &Manifest) -> impl Iterator<Item = ((String, ChatId), PathBuf)> {
+        manifest.files.iter().map(move |file| {
+            let folder = self.root.join(&file.path);
+            let folder = folder.parent().map_or_else(|| self.root.clone(), Path::to_owned);
+            ((self.from.clone(), ChatId(file.id)), folder)
+        })
+    }
+}
+
+/// Where files go that belong to folders begun before.
+fn places(parts: &Path) -> BTreeMap<(String, ChatId), PathBuf> {
+    let mut places = BTreeMap::new();
+    let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
+    for path in entries.map(|entry| entry.path()) {
+        if path.extension().is_none_or(|end| end != "place") {
+            continue;
+        }
+        let read = || {
+            let object = Object::parse(&std::fs::read(&path).ok()?).ok()?;
+            let list = path.with_extension(LIST.trim_start_matches('.'));
+            let manifest = Manifest::parse(&std::fs::read(list).ok()?)?;
+            let from = object.text("from").ok()?.to_owned();
+            Some((Place { from, root: object.text("root").ok()?.into() }, manifest))
+        };
+        if let Some((place, manifest)) = read() {
+            places.extend(place.files(&manifest));
+        }
+    }
+    places
+}
+
+/// Whether `get` was asked for a file.
+fn is_wanted(what: &Get, offer: &FileOffer, from_list: bool) -> bool {
+    let name = offer.name.strip_suffix(LIST).unwrap_or(&offer.name);
+    let id = offer.id.to_string();
+    what.all
+        || from_list
+        || what.names.iter().any(|wanted| {
+            *wanted == name
+                || *wanted == offer.name
+                || (wanted.len() >= 6 && id.starts_with(wanted))
+        })
+}
+
+/// `get`: takes files that wait, and ends.
+pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
+    let link = Link::start(common)?;
+    smol::block_on(async {
+        let info = link.connected(common.timeout).await?;
+        let into = what.output.clone().unwrap_or_else(|| PathBuf::from("."));
+        let mut taker = Taker::new(common, &link, &into)?;
+        taker.received = Shown::received(&info);
+        let end = get_all(&mut taker, &link, what).await;
+        let unfinished = taker.stop();
+        let (taken, failure) = (taker.taken, taker.failures.pop());
+        taker.failures.iter().for_each(|other| complain(&other.to_string()));
+        drop(taker);
+        match end {
+            End::Compromised => return Err(link.wiped().await),
+            End::Closed(failure) => return Err(failure),
+            End::Paused | End::Done => link.leave().await?,
+        }
+        if unfinished > 0 {
+            let what = format!("paused: {unfinished} files are not whole yet");
+            let failure = Failure::new(Exit::TransferIncomplete, what);
+            return Err(failure.advice("the same command goes on with them"));
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if taken == 0 && !what.all {
+            let text = format!("the server has no such file for you: {}", what.names.join(", "));
+            return Err(Failure::new(Exit::NoSuchFile, one_line(&text)).advice("clawchat ls"));
+        }
+        if taken == 0 && !common.quiet && !common.json {
+            complain("no file waits");
+        }
+        Ok(())
+    })
+}
+
+/// How `get` ended.
+enum End {
+    Done,
+    Paused,
+    Compromised,
+    Closed(Box<Failure>),
+}
+
+async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
+    let mut until = Instant::now() + OFFERS;
+    loop {
+        if !taker.is_busy() && Instant::now() >= until {
+            return End::Done;
+        }
+        let deadline = taker.tick().unwrap_or(until);
+        match link.next(Some(deadline)).await {
+            Woken::Event(Event::Compromised { .. }) => return End::Compromised,
+            Woken::Event(Event::Closed(reason)) => {
+                return End::Closed(link.failure(&reason, taker.common.timeout));
+            }
+            Woken::Event(event) => match taker.take(event) {
+                Some(Event::FileOffered { transfer, offer }) => {
+                    let within = taker.places.contains_key(&(offer.from.clone(), offer.id));
+                    if is_wanted(what, &offer, within) {
+                        taker.offered(transfer, offer);
+                    }
+                    until = until.max(Instant::now() + OFFERS / 3);
+                }
+                // Files of a folder are offered once its list is known; and all anew in a new session.
+                Some(Event::Connected { .. }) => until = Instant::now() + OFFERS,
+                _ => {}
+            },
+            Woken::Signal => return End::Paused,
+            Woken::Timeout => {}
+        }
+        taker.look().await;
+    }
+}
+
+/// `ls`: the files that wait.
+pub(super) fn ls(common: &Common) -> Outcome<()> {
+    let link = Link::start(common)?;
+    smol::block_on(async {
+        let info = link.connected(common.timeout).await?;
+        let (mut offers, mut until) = (Vec::new(), Instant::now() + OFFERS);
+        loop {
+            match link.next(Some(until)).await {
+                Woken::Event(Event::FileOffered { offer, .. }) => {
+                    offers.push(offer);
+                    until = until.max(Instant::now() + OFFERS / 3);
+                }
+                Woken::Event(Event::Compromised { .. }) => return Err(link.wiped().await),
+                Woken::Event(Event::Closed(reason)) => {
+                    return Err(link.failure(&reason, common.timeout));
+                }
+                Woken::Event(_) => {}
+                Woken::Signal | Woken::Timeout => break,
+            }
+        }
+        show(common, &info, &offers);
+        link.leave().await
+    })
+}
+
+fn show(common: &Common, info: &SessionInfo, offers: &[FileOffer]) {
+    if common.json {
+        let files = offers.iter().map(|offer| {
+            Object::new()
+                .with("name", offer.name.as_str())
+                .with("size", offer.size)
+                .with("from", offer.from.as_str())
+                .with("to", offer.to.to_string())
+                .with("id", offer.id.to_string())
+        });
+        print(&Object::new().with("schema", 1).with("files", list(files)));
+        return;
+    }
+    if offers.is_empty() {
+        complain(&format!("no file waits at {} for {}", one_line(&info.server_name), info.member));
+        return;
+    }
+    answer(&format!("{:<8} {:<10} {:<16} {}", "ID", "SIZE", "FROM", "NAME"));
+    for offer in offers {
+        let name = offer.name.strip_suffix(LIST).map(|name| format!("{name}/"));
+        let name = one_line(&name.unwrap_or_else(|| offer.name.clone()));
+        let id = &offer.id.to_string()[..8];
+        answer(&format!("{id:<8} {:<10} {:<16} {name}", bytes(offer.size), offer.from));
+    }
+}
