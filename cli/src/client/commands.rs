@@ -126,9 +126,13 @@ async fn listen_on(common: &Common, link: &Link, taker: &mut Option<Taker<'_>>) 
     loop {
         let tick = taker.as_ref().and_then(Taker::tick);
         let woken = link.next([connect, tick].into_iter().flatten().min()).await;
-        if let Woken::Event(what) = &woken
-            && !tell(common, what)
-        {
+        let told = match &woken {
+            // It is said when it is here.
+            Woken::Event(Event::FileOffered { .. }) if taker.is_some() => true,
+            Woken::Event(what) => tell(common, what),
+            Woken::Signal | Woken::Timeout => true,
+        };
+        if !told {
             link.nobody_reads();
         }
         let event = match woken {

@@ -194,6 +194,7 @@ impl<'a> Sending<'a> {
     }
 
     fn take(&mut self, what: Event) {
+        self.take_digests();
         match what {
             Event::FileAccepted { transfer, held } => self.accepted(transfer, held),
             Event::FileEnded { transfer, result: Ok(()) } => self.arrived(transfer),
@@ -231,11 +232,13 @@ impl<'a> Sending<'a> {
         }
         let (handle, news) = (self.link.handle.clone(), self.hashed.0.clone());
         let told = move |hashed: Hashed| {
-            if let Ok(sha256) = &hashed {
-                handle.file_digest(transfer, *sha256);
-            }
-            // Nobody asks any more once the command ends.
+            // First to the command, which says it once the file has arrived. Nobody asks any more once
+            // that has ended.
+            let sha256 = hashed.as_ref().ok().copied();
             let _gone = news.try_send((transfer, hashed));
+            if let Some(sha256) = sha256 {
+                handle.file_digest(transfer, sha256);
+            }
         };
         let source = &active.source;
         let started = source.reader().and_then(|file| Digest::start(file, source.size(), told));

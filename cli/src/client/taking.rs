@@ -55,8 +55,8 @@ pub(super) struct Taker<'a> {
     known: BTreeMap<TransferId, FileOffer>,
     /// Offers that wait for their turn.
     waiting: VecDeque<(TransferId, FileOffer)>,
-    /// Where files of folders go.
-    places: BTreeMap<(String, ChatId), PathBuf>,
+    /// Folders whose files are on their way.
+    folders: Vec<Folder>,
     hashed: (Sender<Digested>, Receiver<Digested>),
     progress: Progress,
     /// Bytes that are through.
@@ -80,7 +80,7 @@ impl<'a> Taker<'a> {
         Ok(Self {
             common,
             link,
-            places: places(&into.join(PARTS)),
+            folders: folders(&into.join(PARTS)),
             into,
             received: Shown::default(),
             active: BTreeMap::new(),
@@ -162,9 +162,6 @@ impl<'a> Taker<'a> {
         let beside = if self.paused { "paused: disk full" } else { "" };
         let beside = if left > 1 { format!("[{left} files left] {beside}") } else { beside.into() };
         self.progress.set(held, beside);
-        if !self.is_busy() {
-            self.progress.end();
-        }
     }
 
     /// A list of a folder comes before the files in it.
@@ -323,7 +320,8 @@ impl<'a> Taker<'a> {
         arriving: Arriving,
     ) {
         let key = (offer.from.clone(), offer.id);
-        let folder = self.places.get(&key).cloned().unwrap_or_else(|| self.into.clone());
+        let within = self.folders.iter().find_map(|folder| folder.place(&key));
+        let folder = within.unwrap_or_else(|| self.into.clone());
         let is_list = offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64;
         let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
         let placed = if is_list {
@@ -346,6 +344,7 @@ impl<'a> Taker<'a> {
         self.link.handle.file_checked(transfer, Ok(()));
         self.done += offer.size;
         self.taken += 1;
+        self.folders.retain_mut(|folder| folder.misses_more_than(&key));
         let folder = if is_list { self.unfold(offer, &path) } else { None };
         self.tell_done(transfer, offer, &sha256, folder.as_deref().unwrap_or(&path));
     }
@@ -361,12 +360,16 @@ impl<'a> Taker<'a> {
                 return None;
             }
         };
-        let place = Place { from: offer.from.clone(), root: root.clone() };
+        let folder = Folder::new(path.to_owned(), &offer.from, root.clone(), &manifest);
         // The next process goes on with it.
-        if let Err(failure) = place.keep(path) {
+        if let Err(failure) = folder.keep() {
             complain(&failure.to_string());
         }
-        self.places.extend(place.files(&manifest));
+        if folder.missing.is_empty() {
+            folder.forget();
+        } else {
+            self.folders.push(folder);
+        }
         Some(root)
     }
 
@@ -422,54 +425,87 @@ impl<'a> Taker<'a> {
     pub(super) fn stop(&mut self) -> usize {
         self.progress.end();
         self.link.files.save_all();
+        // It stays while anything is in it.
+        let _stays = std::fs::remove_dir(self.into.join(PARTS));
         self.active.len() + self.waiting.len() + self.left.len()
     }
 }
 
-/// Where the files of a folder go.
-struct Place {
+/// A folder whose files are on their way.
+#[derive(Debug)]
+struct Folder {
+    /// Its list, which lies among the partial files until all of them are here.
+    list: PathBuf,
     from: String,
     root: PathBuf,
+    /// Where each that is missing goes.
+    missing: BTreeMap<ChatId, PathBuf>,
 }
 
-impl Place {
-    /// Kept beside its list.
-    fn keep(&self, path: &Path) -> Outcome<()> {
+impl Folder {
+    fn new(list: PathBuf, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
+        let place = |path: &str| {
+            let path = root.join(path);
+            path.parent().map_or_else(|| root.clone(), Path::to_owned)
+        };
+        let files = manifest.files.iter();
+        let missing = files.map(|file| (ChatId(file.id), place(&file.path))).collect();
+        Self { list, from: from.to_owned(), root, missing }
+    }
+
+    /// Where a file of it goes.
+    fn place(&self, (from, id): &(String, ChatId)) -> Option<PathBuf> {
+        self.missing.get(id).filter(|_| self.from == *from).cloned()
+    }
+
+    /// A file is in its place; whether others are missing. With the last one the list goes.
+    fn misses_more_than(&mut self, (from, id): &(String, ChatId)) -> bool {
+        if self.from == *from && self.missing.remove(id).is_some() && self.missing.is_empty() {
+            self.forget();
+            return false;
+        }
+        true
+    }
+
+    /// Beside its list: what the next process has to know.
+    fn keep(&self) -> Outcome<()> {
         let object = Object::new()
             .with("from", self.from.as_str())
             .with("root", self.root.to_string_lossy().as_ref());
-        disk::write_private(&path.with_extension("place"), &object.encode(), true)
+        disk::write_private(&place_of(&self.list), &object.encode(), true)
     }
 
-    fn files(self, manifest: &Manifest) -> impl Iterator<Item = ((String, ChatId), PathBuf)> {
-        manifest.files.iter().map(move |file| {
-            let folder = self.root.join(&file.path);
-            let folder = folder.parent().map_or_else(|| self.root.clone(), Path::to_owned);
-            ((self.from.clone(), ChatId(file.id)), folder)
-        })
+    fn forget(&self) {
+        for path in [place_of(&self.list), self.list.clone()] {
+            // One that stays is read again, for nothing.
+            let _left = std::fs::remove_file(path);
+        }
     }
 }
 
-/// Where files go that belong to folders begun before.
-fn places(parts: &Path) -> BTreeMap<(String, ChatId), PathBuf> {
-    let mut places = BTreeMap::new();
+fn place_of(list: &Path) -> PathBuf {
+    list.with_extension("place")
+}
+
+/// Folders that were begun before.
+fn folders(parts: &Path) -> Vec<Folder> {
     let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
-    for path in entries.map(|entry| entry.path()) {
-        if path.extension().is_none_or(|end| end != "place") {
-            continue;
+    let read = |place: PathBuf| {
+        let object = Object::parse(&std::fs::read(&place).ok()?).ok()?;
+        let list = place.with_extension(LIST.trim_start_matches('.'));
+        let manifest = Manifest::parse(&std::fs::read(&list).ok()?)?;
+        let root = PathBuf::from(object.text("root").ok()?);
+        let mut folder = Folder::new(list, object.text("from").ok()?, root.clone(), &manifest);
+        // What is there was placed before.
+        for file in &manifest.files {
+            if root.join(&file.path).exists() {
+                folder.missing.remove(&ChatId(file.id));
+            }
         }
-        let read = || {
-            let object = Object::parse(&std::fs::read(&path).ok()?).ok()?;
-            let list = path.with_extension(LIST.trim_start_matches('.'));
-            let manifest = Manifest::parse(&std::fs::read(list).ok()?)?;
-            let from = object.text("from").ok()?.to_owned();
-            Some((Place { from, root: object.text("root").ok()?.into() }, manifest))
-        };
-        if let Some((place, manifest)) = read() {
-            places.extend(place.files(&manifest));
-        }
-    }
-    places
+        Some(folder)
+    };
+    let places = entries.map(|entry| entry.path());
+    places.filter(|path| path.extension().is_some_and(|end| end == "place")).filter_map(read).collect()
 }
 
 /// Whether `get` was asked for a file.
@@ -531,7 +567,7 @@ enum End {
 }
 
 async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
-    let mut until = Instant::now() + OFFERS;
+    let (mut others, mut until) = (Vec::new(), Instant::now() + OFFERS);
     loop {
         if !taker.is_busy() && Instant::now() >= until {
             return End::Done;
@@ -544,18 +580,27 @@ async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
             }
             Woken::Event(event) => match taker.take(event) {
                 Some(Event::FileOffered { transfer, offer }) => {
-                    let within = taker.places.contains_key(&(offer.from.clone(), offer.id));
-                    if is_wanted(what, &offer, within) {
-                        taker.offered(transfer, offer);
-                    }
+                    others.push((transfer, offer));
                     until = until.max(Instant::now() + OFFERS / 3);
                 }
-                // Files of a folder are offered once its list is known; and all anew in a new session.
-                Some(Event::Connected { .. }) => until = Instant::now() + OFFERS,
+                // All are offered anew in a new session.
+                Some(Event::Connected { .. }) => {
+                    others.clear();
+                    until = Instant::now() + OFFERS;
+                }
                 _ => {}
             },
             Woken::Signal => return End::Paused,
             Woken::Timeout => {}
+        }
+        // Which files belong to a folder is known once its list is here.
+        let wanted = |(_, offer): &mut (TransferId, FileOffer)| {
+            let key = (offer.from.clone(), offer.id);
+            let within = taker.folders.iter().any(|folder| folder.place(&key).is_some());
+            is_wanted(what, offer, within)
+        };
+        for (transfer, offer) in others.extract_if(.., wanted).collect::<Vec<_>>() {
+            taker.offered(transfer, offer);
         }
         taker.look().await;
     }
