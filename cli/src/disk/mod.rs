@@ -9,6 +9,7 @@ mod parts;
 pub mod place;
 pub mod room;
 pub mod source;
+pub mod spool;
 mod window;
 pub mod wipe;
 
