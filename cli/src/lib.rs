@@ -1,6 +1,7 @@
 //! The ClawChat binaries. What both share is at the top; the rest is in [`server`] and [`client`].
 #![forbid(unsafe_code)]
 
+pub mod cipher;
 pub mod client;
 pub mod disk;
 pub mod failure;

@@ -657,7 +657,7 @@ fn carry(sandbox: &Sandbox, sec: &[u8], key: &str) -> Member {
 }
 
 fn carry_sealed(sandbox: &Sandbox, content: &SecurityFile) -> Member {
-    let sec = envelope::seal(content, &Secret::take(&mut [7; 32]), [1; 32], [2; 12]);
+    let sec = envelope::seal(&RustCrypto, content, &Secret::take(&mut [7; 32]), [1; 32], [2; 12]);
     carry(sandbox, &sec, &STANDARD.encode([7; 32]))
 }
 

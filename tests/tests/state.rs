@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::secret::Secret;
 use clawchat_tests::process::{Finished, PATIENCE, Process, Sandbox, run};
@@ -80,7 +81,7 @@ fn a_server_may_have_a_host_name() {
         STANDARD.decode(key.trim()).ok().and_then(|key| key.try_into().ok()).expect("32 bytes");
     let key = Secret::take(&mut key);
     let sec = std::fs::read(&ann.sec).expect("it was written");
-    let file = envelope::open(&sec, &key).expect("the key opens it");
+    let file = envelope::open(&RustCrypto, &sec, &key).expect("the key opens it");
     assert_eq!(file.server_public_ip, "localhost");
     drop(run(sandbox.client_of(&ann, &["who"])).expect(0));
 }

@@ -4,13 +4,13 @@
 
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::crypto::aead::{AwsLc, CipherProvider, RustCrypto};
 use clawchat_core::crypto::agree::PrivateKey;
 use clawchat_core::crypto::derive::{
     ConnectionId, Direction, EpochKeys, derive, direction_key, epoch_next, epoch_zero, hello_id,
 };
 use clawchat_core::crypto::envelope::checksum as checksum_of;
-use clawchat_core::crypto::identity::Identity;
+use clawchat_core::crypto::identity::{Identity, PacketIdentity, Recognised};
 use clawchat_core::crypto::packet::PacketKeys;
 use clawchat_core::crypto::replay::ReplayWindow;
 use clawchat_core::crypto::{envelope, sign};
@@ -41,18 +41,23 @@ use std::process::ExitCode;
 /// Makes the tests of one file, taking all fields of that file.
 type Suite = fn(&mut Fields) -> Outcome<Vec<Trial>>;
 
+/// What makes the known answers, and how the tests of each are told apart.
+const PROVIDERS: [(&str, Provider); 2] = [("", &RustCrypto), (" (aws-lc)", &AwsLc)];
+
+type Provider = &'static dyn CipherProvider;
+
 /// The known answers, in the folder that `CLAWCHAT_SPEC_VECTORS` may name.
 const KNOWN: [(&str, Suite); 9] = [
     ("compromised", |file| cases(file, "compromised", compromised_name, compromised)),
     ("frames", |file| cases(file, "frames", frame_name, frame)),
     ("handshake", |file| {
-        cases(file, "handshake", |case| text_of(case, "connection_id"), handshake)
+        sealed_cases(file, "handshake", |case| text_of(case, "connection_id"), handshake)
     }),
     ("key_derivation", |file| cases(file, "key_derivation", derivation_name, key_derivation)),
-    ("packet", |file| cases(file, "packet", packet_name, packet)),
+    ("packet", |file| sealed_cases(file, "packet", packet_name, packet)),
     ("packet_refused", packet_refused),
     ("port_schedule", |file| cases(file, "port_schedule", schedule_name, port_schedule)),
-    ("punch", |file| cases(file, "punch", |case| text_of(case, "connection_id"), punch)),
+    ("punch", |file| sealed_cases(file, "punch", |case| text_of(case, "connection_id"), punch)),
     ("security_file", security_files),
 ];
 
@@ -105,24 +110,48 @@ fn cases(
     check: fn(&mut Fields) -> Outcome,
 ) -> Outcome<Vec<Trial>> {
     file.text("about")?;
-    cases_of(file, "cases", suite, name, check)
+    Ok(list_of(file, "cases")?
+        .map(|(index, case)| {
+            let name = format!("{suite}/{index:03} {}", name(&case));
+            trial(name, move || Fields::of(case)?.all(check))
+        })
+        .collect())
 }
 
-fn cases_of(
+/// Takes a list of cases, and numbers them.
+fn list_of(file: &mut Fields, key: &str) -> Outcome<impl Iterator<Item = (usize, Value)> + use<>> {
+    let list = file.list(key)?;
+    yes(!list.is_empty(), &format!("{key} is empty"))?;
+    Ok(list.into_iter().enumerate())
+}
+
+/// The tests of a list of cases that seal or agree: each case once for each provider.
+fn sealed_cases(
+    file: &mut Fields,
+    suite: &str,
+    name: fn(&Value) -> String,
+    check: fn(&mut Fields, Provider) -> Outcome,
+) -> Outcome<Vec<Trial>> {
+    file.text("about")?;
+    sealed_cases_of(file, "cases", suite, name, check)
+}
+
+fn sealed_cases_of(
     file: &mut Fields,
     key: &str,
     suite: &str,
     name: fn(&Value) -> String,
-    check: impl Fn(&mut Fields) -> Outcome + Clone + Send + 'static,
+    check: impl Fn(&mut Fields, Provider) -> Outcome + Clone + Send + 'static,
 ) -> Outcome<Vec<Trial>> {
-    let list = file.list(key)?;
-    yes(!list.is_empty(), &format!("{key} is empty"))?;
-    let test = |(index, case): (usize, Value)| {
+    let tests = |(index, case): (usize, Value)| {
         let check = check.clone();
-        let name = format!("{suite}/{index:03} {}", name(&case));
-        trial(name, move || Fields::of(case)?.all(check))
+        PROVIDERS.map(|(suffix, provider)| {
+            let (check, case) = (check.clone(), case.clone());
+            let name = format!("{suite}/{index:03} {}{suffix}", name(&case));
+            trial(name, move || Fields::of(case)?.all(|case| check(case, provider)))
+        })
     };
-    Ok(list.into_iter().enumerate().map(test).collect())
+    Ok(list_of(file, key)?.flat_map(tests).collect())
 }
 
 // ------------------------------------------------------------------------------------- comparisons
@@ -196,10 +225,6 @@ fn epoch_of(encryption_key: [u8; 32], iv_key: [u8; 32]) -> EpochKeys {
     }
 }
 
-fn packet_keys(keys: &EpochKeys, direction: Direction) -> PacketKeys {
-    PacketKeys::new(keys, direction, &RustCrypto)
-}
-
 /// What a sealed packet is made of, besides its keys.
 struct Parts<'a> {
     /// Given when another key than the packet's makes it.
@@ -210,18 +235,28 @@ struct Parts<'a> {
     plaintext: &'a [u8],
 }
 
-fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
-    let Parts { message_id, seq, timestamp, kind, plaintext } = *parts;
+/// A datagram that `seal` makes of a plaintext in it, whose length it is told.
+fn datagram_of(plaintext: &[u8], seal: impl FnOnce(&mut [u8], usize) -> usize) -> Vec<u8> {
     let length = plaintext.len();
     // Bytes that sealing must overwrite.
     let mut out = vec![0xff; OVERHEAD + length + 16];
     out[HEADER_LEN..HEADER_LEN + length].copy_from_slice(plaintext);
-    let end = match message_id {
-        Some(id) => keys.seal_as(id, seq, timestamp, kind, &mut out, length),
-        None => keys.seal(seq, timestamp, kind, &mut out, length),
-    };
+    let end = seal(&mut out, length);
     out.truncate(end);
     out
+}
+
+fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
+    let Parts { message_id, seq, timestamp, kind, plaintext } = *parts;
+    datagram_of(plaintext, |out, length| match message_id {
+        Some(id) => keys.seal_as(id, seq, timestamp, kind, out, length),
+        None => keys.seal(seq, timestamp, kind, out, length),
+    })
+}
+
+/// The same with an identity made before.
+fn seal_with(keys: &PacketKeys, identity: PacketIdentity, parts: &Parts<'_>) -> Vec<u8> {
+    datagram_of(parts.plaintext, |out, length| keys.seal_with(identity, parts.kind, out, length))
 }
 
 /// Steps 3 and 5 of opening, for a `seq` found in step 2.
@@ -424,13 +459,14 @@ fn signal(case: &mut Fields, frame: Frame<'_>, out: &mut Writer<'_>) -> Outcome<
 
 /// What the steps of one handshake share.
 struct Handshake {
+    provider: Provider,
     connection: ConnectionId,
     epoch_zero: EpochKeys,
     client_public: [u8; 32],
     server_public: [u8; 32],
 }
 
-fn handshake(case: &mut Fields) -> Outcome {
+fn handshake(case: &mut Fields, provider: Provider) -> Outcome {
     let shared_secret = case.key("shared_secret")?;
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let hello_at = timestamp(case, "timestamp_ms")?;
@@ -441,11 +477,11 @@ fn handshake(case: &mut Fields) -> Outcome {
     let first = hello_id(&shared_secret);
     same_key(case, "hello_id_key", &first)?;
 
-    let (client_public, server_public, agreed) = agreement(case)?;
+    let (client_public, server_public, agreed) = agreement(case, provider)?;
     same_key(case, "client_public", &Secret::take(&mut { client_public }))?;
     same_key(case, "server_public", &Secret::take(&mut { server_public }))?;
     same_key(case, "dh", &agreed)?;
-    let handshake = Handshake { connection, epoch_zero, client_public, server_public };
+    let handshake = Handshake { provider, connection, epoch_zero, client_public, server_public };
     hello(case, &handshake, &Identity::new(&first), nonce, hello_at)?;
     answer(case, &handshake)?;
     refusal(case, &handshake)?;
@@ -455,10 +491,10 @@ fn handshake(case: &mut Fields) -> Outcome {
     let epoch = Epoch(1);
     let keys = epoch_next(seed, agreed, &connection, epoch, &client_public, &server_public);
     case.within("epoch1", |case| epoch_keys(case, &keys))?;
-    switch(case, &keys)?;
+    switch(case, &keys, provider)?;
 
     case.within("epoch2", |case| {
-        let (client, server, agreed) = agreement(case)?;
+        let (client, server, agreed) = agreement(case, provider)?;
         let seed = keys.next_key_seed;
         epoch_keys(case, &epoch_next(seed, agreed, &connection, Epoch(2), &client, &server))
     })
@@ -472,9 +508,9 @@ fn epoch_keys(case: &mut Fields, keys: &EpochKeys) -> Outcome {
 }
 
 /// Both public keys and what both sides agree on.
-fn agreement(case: &mut Fields) -> Outcome<([u8; 32], [u8; 32], Secret<32>)> {
-    let client = PrivateKey::new(case.key("client_private")?);
-    let server = PrivateKey::new(case.key("server_private")?);
+fn agreement(case: &mut Fields, provider: Provider) -> Outcome<([u8; 32], [u8; 32], Secret<32>)> {
+    let client = PrivateKey::new(provider, case.key("client_private")?);
+    let server = PrivateKey::new(provider, case.key("server_private")?);
     let (client_public, server_public) = (client.public(), server.public());
     let agreed = known("agreement", client.agree(&server_public))?;
     let other = known("agreement", server.agree(&client_public))?;
@@ -523,7 +559,7 @@ fn hello(
         plaintext: &plaintext,
     };
     equal("length of the hello", datagram.len(), DATAGRAM_BASE)?;
-    let keys = packet_keys(&handshake.epoch_zero, Direction::C2s);
+    let keys = PacketKeys::new(&handshake.epoch_zero, Direction::C2s, handshake.provider);
     seal_and_open(&keys, &parts, &datagram)?;
     let message = read_message(signal_of(&plaintext)?, PacketType::KeyRotation, Side::Client)?;
     let Message::Offer { epoch: Epoch(1), public_key, server_id: Some(_) } = message else {
@@ -544,7 +580,7 @@ fn reply(
     let datagram = case.hex(name)?;
     let timestamp = timestamp(case, &format!("{name}_timestamp_ms"))?;
     let parts = Parts { message_id: None, seq, timestamp, kind, plaintext: &plaintext };
-    let keys = packet_keys(&handshake.epoch_zero, Direction::S2c);
+    let keys = PacketKeys::new(&handshake.epoch_zero, Direction::S2c, handshake.provider);
     seal_and_open(&keys, &parts, &datagram)?;
     Ok((timestamp, read_message(signal_of(&plaintext)?, kind, Side::Server)?))
 }
@@ -579,7 +615,7 @@ fn refusal(case: &mut Fields, handshake: &Handshake) -> Outcome {
     }
 }
 
-fn switch(case: &mut Fields, keys: &EpochKeys) -> Outcome {
+fn switch(case: &mut Fields, keys: &EpochKeys, provider: Provider) -> Outcome {
     let plaintext = case.hex("switch_plaintext")?;
     let parts = Parts {
         message_id: None,
@@ -589,7 +625,8 @@ fn switch(case: &mut Fields, keys: &EpochKeys) -> Outcome {
         kind: PacketType::KeyRotation,
         plaintext: &plaintext,
     };
-    seal_and_open(&packet_keys(keys, Direction::C2s), &parts, &case.hex("switch")?)?;
+    let keys = PacketKeys::new(keys, Direction::C2s, provider);
+    seal_and_open(&keys, &parts, &case.hex("switch")?)?;
     let frame = only_frame(&plaintext)?;
     let Frame::Message(whole) = frame else {
         return Err(format!("not a MESSAGE: {frame:?}"));
@@ -630,7 +667,7 @@ fn packet_name(case: &Value) -> String {
     format!("{} type {} seq {}", text_of(case, "direction"), case["type"], text_of(case, "seq"))
 }
 
-fn packet(case: &mut Fields) -> Outcome {
+fn packet(case: &mut Fields, provider: Provider) -> Outcome {
     let direction = direction(case)?;
     let epoch = epoch_of(case.hex_array("encryption_key")?, case.hex_array("iv_key")?);
     let plaintext = case.hex("plaintext")?;
@@ -653,8 +690,17 @@ fn packet(case: &mut Fields) -> Outcome {
     same("message id of the header", &header.message_id, &id)?;
     same("IV of the header", &header.iv, &iv)?;
     same("header, written", &header.encode(), &datagram[..HEADER_LEN])?;
-    seal_and_open(&packet_keys(&epoch, direction), &parts, &datagram)?;
-    let other = packet_keys(&epoch, direction.reverse());
+    let keys = PacketKeys::new(&epoch, direction, provider);
+    seal_and_open(&keys, &parts, &datagram)?;
+    let mut batch = keys.identities(parts.timestamp, parts.seq, 1);
+    let made = known("identity", batch.next())?;
+    same("sealed with it", &seal_with(&keys, made, &parts), &datagram)?;
+    let mut said = [Recognised::Foreign];
+    keys.recognise(&[header], &mut said);
+    equal("recognised", said, [Recognised::Fits(parts.seq)])?;
+    let other = PacketKeys::new(&epoch, direction.reverse(), provider);
+    other.recognise(&[header], &mut said);
+    equal("recognised under the other direction", said, [Recognised::Foreign])?;
     equal("seq under the other direction", other.seq(&header), None)
 }
 
@@ -672,21 +718,27 @@ fn packet_refused(file: &mut Fields) -> Outcome<Vec<Trial>> {
     file.text("about")?;
     let direction = direction(file)?;
     let (encryption_key, iv_key) = (file.hex_array("encryption_key")?, file.hex_array("iv_key")?);
-    let keys = move || packet_keys(&epoch_of(encryption_key, iv_key), direction);
+    let keys = move |provider: Provider| {
+        PacketKeys::new(&epoch_of(encryption_key, iv_key), direction, provider)
+    };
     let good = file.hex("good")?;
-    let mut tests = cases_of(file, "cases", "packet_refused", why_name, move |case| {
+    let refused = move |case: &mut Fields, provider: Provider| {
         // Only a reason for people.
         case.text("why")?;
         let datagram = case.hex("datagram")?;
-        match open_datagram(&keys(), &mut ReplayWindow::default(), &datagram) {
+        match open_datagram(&keys(provider), &mut ReplayWindow::default(), &datagram) {
             Ok(()) => Err("opened".to_owned()),
             Err(_) => Ok(()),
         }
-    })?;
-    tests.push(trial("packet_refused/good opens, once".to_owned(), move || {
-        let mut window = ReplayWindow::default();
-        open_datagram(&keys(), &mut window, &good)?;
-        yes(open_datagram(&keys(), &mut window, &good).is_err(), "opened twice")
+    };
+    let mut tests = sealed_cases_of(file, "cases", "packet_refused", why_name, refused)?;
+    tests.extend(PROVIDERS.map(|(suffix, provider)| {
+        let good = good.clone();
+        trial(format!("packet_refused/good opens, once{suffix}"), move || {
+            let (keys, mut window) = (keys(provider), ReplayWindow::default());
+            open_datagram(&keys, &mut window, &good)?;
+            yes(open_datagram(&keys, &mut window, &good).is_err(), "opened twice")
+        })
     }));
     Ok(tests)
 }
@@ -721,7 +773,7 @@ fn port_schedule(case: &mut Fields) -> Outcome {
 
 // ------------------------------------------------------------------------------------------- punch
 
-fn punch(case: &mut Fields) -> Outcome {
+fn punch(case: &mut Fields, provider: Provider) -> Outcome {
     let shared_secret = case.key("shared_secret")?;
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let timestamp = timestamp(case, "timestamp_ms")?;
@@ -746,7 +798,7 @@ fn punch(case: &mut Fields) -> Outcome {
     };
     let datagram = case.hex("datagram")?;
     equal("length", datagram.len(), 64)?;
-    seal_and_open(&packet_keys(&keys, Direction::S2c), &parts, &datagram)?;
+    seal_and_open(&PacketKeys::new(&keys, Direction::S2c, provider), &parts, &datagram)?;
     equal("frame", only_frame(&plaintext)?, Frame::Padding)
 }
 
@@ -760,10 +812,10 @@ fn security_files(file: &mut Fields) -> Outcome<Vec<Trial>> {
         let (content, file) = (&case["content"], &case["file"]);
         format!("{}, {} iterations", text_of(content, "server_public_ip"), file["iterations"])
     };
-    let mut tests = cases_of(file, "cases", "security_file", name, security_file)?;
-    tests.extend(cases_of(file, "refused", "security_file/refused", why_name, move |case| {
-        refused_file(case, key, now)
-    })?);
+    let refused =
+        move |case: &mut Fields, provider: Provider| refused_file(case, provider, key, now);
+    let mut tests = sealed_cases_of(file, "cases", "security_file", name, security_file)?;
+    tests.extend(sealed_cases_of(file, "refused", "security_file/refused", why_name, refused)?);
     Ok(tests)
 }
 
@@ -780,7 +832,7 @@ const ENVELOPE: [&str; 9] = [
     "checksum",
 ];
 
-fn refused_file(case: &mut Fields, key: [u8; 32], now: u64) -> Outcome {
+fn refused_file(case: &mut Fields, provider: Provider, key: [u8; 32], now: u64) -> Outcome {
     // Only a reason for people.
     case.text("why")?;
     let expected = case.text("expect")?;
@@ -795,7 +847,7 @@ fn refused_file(case: &mut Fields, key: [u8; 32], now: u64) -> Outcome {
         }
         Ok(())
     })?;
-    let opened = envelope::open(&bytes, &Secret::take(&mut key));
+    let opened = envelope::open(provider, &bytes, &Secret::take(&mut key));
     let refusal = match opened.and_then(|file| file.check_time(now)) {
         Ok(()) => return Err("opened".to_owned()),
         Err(refusal) => refusal,
@@ -811,7 +863,7 @@ fn refused_file(case: &mut Fields, key: [u8; 32], now: u64) -> Outcome {
     equal(&format!("kind of {refusal:?}"), kind, expected.as_str())
 }
 
-fn security_file(case: &mut Fields) -> Outcome {
+fn security_file(case: &mut Fields, provider: Provider) -> Outcome {
     let key = Secret::take(&mut case.base64_array("bootstrap_key")?);
     let now = case.uint("now")?;
     let content = case.take("content")?;
@@ -819,22 +871,22 @@ fn security_file(case: &mut Fields) -> Outcome {
     let bytes = readable("writing JSON", serde_json::to_vec(&fields))?;
     let envelope = readable("envelope", Envelope::parse(&bytes))?;
     Fields::of(fields)?.all(|fields| envelope_fields(fields, &envelope))?;
-    let file = readable("opening", envelope::open(&bytes, &key))?;
+    let file = readable("opening", envelope::open(provider, &bytes, &key))?;
     let object = object_of(&content)?;
     Fields::of(content)?.all(|fields| content_fields(fields, &file))?;
     readable("at the time given", file.check_time(now))?;
     times(&file)?;
-    other_key(&bytes, &envelope)?;
+    other_key(&bytes, &envelope, provider)?;
     // Written: the same content; sealed with the iterations that writers use, it opens to the same.
     equal("content, written", file.to_object(), object.clone())?;
-    let sealed = envelope::seal(&file, &key, envelope.salt, envelope.iv);
+    let sealed = envelope::seal(provider, &file, &key, envelope.salt, envelope.iv);
     let again = readable("sealed envelope", Envelope::parse(&sealed))?;
     equal("salt, sealed", again.salt, envelope.salt)?;
     equal("IV, sealed", again.iv, envelope.iv)?;
     equal("iterations, sealed", again.iterations, ITERATIONS)?;
     equal("timestamp, sealed", again.timestamp, file.timestamp)?;
     equal("checksum, sealed", again.checksum.clone(), Some(checksum_of(&again)))?;
-    let opened = readable("opening what was sealed", envelope::open(&sealed, &key))?;
+    let opened = readable("opening what was sealed", envelope::open(provider, &sealed, &key))?;
     equal("content, sealed and opened", opened.to_object(), object)
 }
 
@@ -910,12 +962,12 @@ fn times(file: &SecurityFile) -> Outcome {
 }
 
 /// Without a checksum a reader can't tell a wrong key from damage.
-fn other_key(bytes: &[u8], envelope: &Envelope) -> Outcome {
+fn other_key(bytes: &[u8], envelope: &Envelope, provider: Provider) -> Outcome {
     let expected = match envelope.checksum {
         Some(_) => FileRefusal::WrongKey,
         None => FileRefusal::WrongKeyOrDamaged,
     };
-    let refusal = envelope::open(bytes, &Secret::take(&mut [0; 32])).err();
+    let refusal = envelope::open(provider, bytes, &Secret::take(&mut [0; 32])).err();
     equal("refusal of another key", refusal, Some(expected))
 }
 

@@ -4,6 +4,7 @@ use super::args::{Common, Send};
 use super::confirm_wipe;
 use super::link::{Link, Woken};
 use super::show;
+use crate::cipher;
 use super::taking::Taker;
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
@@ -245,6 +246,7 @@ pub(super) fn status(common: &Common) -> Outcome<()> {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let epoch = state.as_ref().and_then(|state| state.epoch).map_or(0, |epoch| epoch.0);
         let rtt = state.and_then(|state| state.rtt);
+        let cipher = cipher::provider().name();
         if common.json {
             print(
                 &clawchat_core::wire::json::Object::new()
@@ -255,6 +257,7 @@ pub(super) fn status(common: &Common) -> Outcome<()> {
                     .with("server", server)
                     .with("observed", info.observed.as_str())
                     .with("epoch", epoch)
+                    .with("cipher", cipher)
                     .with("connect_ms", millis)
                     .with_some("rtt_us", rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(0)))
                     .with("next_rotation", info.next_rotation),
@@ -264,7 +267,9 @@ pub(super) fn status(common: &Common) -> Outcome<()> {
             answer(&format!("member    {}, seen as {}", info.member, one_line(&info.observed)));
             let rtt =
                 rtt.map_or(String::new(), |rtt| format!(", rtt {:.1} ms", rtt.as_secs_f64() * 1e3));
-            answer(&format!("session   connected in {millis} ms{rtt}, key epoch {epoch}"));
+            answer(&format!(
+                "session   connected in {millis} ms{rtt}, key epoch {epoch}, cipher {cipher}"
+            ));
         }
         link.leave().await
     })

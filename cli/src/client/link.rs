@@ -5,12 +5,12 @@ use super::files::ClientFiles;
 use super::inbox::Inbox;
 use super::open::{self, Opened};
 use super::shown::Shown;
+use crate::cipher;
 use crate::disk::{self, wipe::wipe_through_links};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
 use crate::text::{complain, is_interactive, one_line, span};
 use clawchat_core::client::{Action, ClientConfig, Event, Renewal};
-use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::envelope;
 use clawchat_core::error::CloseReason;
 use clawchat_core::id::{ChatId, TransferId};
@@ -54,12 +54,19 @@ impl SecHost {
         // A link stays one.
         let Ok(path) = std::fs::canonicalize(path) else { return false };
         let present = disk::read_input(&path, SECURITY_FILE_MAX * 2).ok();
-        let present = present.and_then(|bytes| envelope::open(&bytes, self.key.secret()).ok());
+        let present = present
+            .and_then(|bytes| envelope::open(cipher::provider(), &bytes, self.key.secret()).ok());
         // An attempt before this one may have stored the very same.
         if present.is_some_and(|present| present.timestamp > renewal.content.timestamp) {
             return false;
         }
-        let sealed = envelope::seal(&renewal.content, self.key.secret(), renewal.salt, renewal.iv);
+        let sealed = envelope::seal(
+            cipher::provider(),
+            &renewal.content,
+            self.key.secret(),
+            renewal.salt,
+            renewal.iv,
+        );
         disk::write_private(&path, &sealed, true).is_ok()
     }
 
@@ -156,7 +163,7 @@ impl Link {
             port: common.port,
             reconnect: true,
             key_limits: KeyLimits::default(),
-            provider: &RustCrypto,
+            provider: cipher::provider(),
         };
         let files = Arc::<ClientFiles>::default();
         let host = SecHost { sec: opened.path, key: opened.key, files: Arc::clone(&files) };
@@ -493,11 +500,14 @@ mod tests {
         let key = || BootstrapKey::parse("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
         let host = SecHost { sec: Some(path.clone()), key: key(), files: Arc::default() };
         let secret = || {
-            let file = envelope::open(&std::fs::read(&path).unwrap(), key().secret()).unwrap();
+            let file =
+                envelope::open(cipher::provider(), &std::fs::read(&path).unwrap(), key().secret())
+                    .unwrap();
             *file.shared_secret.expose()
         };
         assert_eq!(store(&host, 5, 1), ops::Outcome::Failed, "what was removed stays so");
-        let old = envelope::seal(&content(5, 1), key().secret(), [1; 32], [1; 12]);
+        let old =
+            envelope::seal(cipher::provider(), &content(5, 1), key().secret(), [1; 32], [1; 12]);
         std::fs::write(&path, &old).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         // Another name of the old file: it is replaced, never written over in part.

@@ -3,6 +3,7 @@
 
 use super::args::Common;
 use super::profile;
+use crate::cipher;
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
@@ -56,7 +57,7 @@ pub(super) fn read(common: &Common, path: &Path, key: Option<&Path>) -> Outcome<
     let mut prompts = 0;
     loop {
         let key = find_key(common, key, &mut prompts)?;
-        match envelope::open(&bytes, key.secret()) {
+        match envelope::open(cipher::provider(), &bytes, key.secret()) {
             Ok(file) => {
                 file.check_time(clock::now().wall.secs())
                     .map_err(|refusal| refused(&shown, &bytes, refusal, None))?;

@@ -3,8 +3,8 @@
 use super::journal::Journal;
 use super::store::{PortSetting, Store};
 use super::worker::{self, IssueOptions, Issued};
+use crate::cipher;
 use crate::failure::{Exit, Failure, Outcome};
-use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::OpId;
 use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::ops::Outcome as Completion;
@@ -48,7 +48,7 @@ impl Offline {
             files: Vec::new(),
             max_sessions: SESSIONS,
             key_limits: KeyLimits::default(),
-            provider: &RustCrypto,
+            provider: cipher::provider(),
         };
         let seed = entropy::seed().map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
         let mut server = Server::new(config, &seed, clock::now());

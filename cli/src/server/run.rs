@@ -10,10 +10,10 @@ use super::resources::{self, Resources, Usage};
 use super::store::Store;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
+use crate::cipher;
 use crate::disk::spool::Spool;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{complain, list, moment, one_line, print};
-use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::id::OpId;
 use clawchat_core::limits::{KeyLimits, SESSIONS};
 use clawchat_core::ops::{Chunk, Outcome as Completion, Want};
@@ -104,7 +104,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         files: files::stored(&spool),
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
         key_limits: KeyLimits::default(),
-        provider: &RustCrypto,
+        provider: cipher::provider(),
     };
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error.to_string());
     let server = Server::new(config, &entropy::seed().map_err(failed)?, clock::now());
@@ -449,7 +449,7 @@ fn status(server: &Server, now: Now) -> Object {
         .with("ok", true)
         .with("port", server.port().map_or(0, u64::from))
         .with("clients_limit", server.max_sessions() as u64)
-        .with("cipher", clawchat_core::crypto::aead::CipherProvider::name(&RustCrypto))
+        .with("cipher", cipher::provider().name())
         .with("clients", list(sessions))
         .with("dropped", drops)
         .with_some("memory", usage.as_ref().map(|usage| usage.memory))

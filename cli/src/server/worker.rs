@@ -3,6 +3,7 @@
 
 use super::journal::Journal;
 use super::store::Store;
+use crate::cipher;
 use crate::failure::Outcome;
 use crate::key::BootstrapKey;
 use clawchat_core::crypto::envelope;
@@ -59,7 +60,8 @@ pub type IssueResult = (OpId, Result<Issued, String>);
 pub fn issue(store: &Store, draft: &SecurityFileDraft, options: &IssueOptions) -> Outcome<Issued> {
     let member = draft.credential.member.clone();
     let (key, new_member) = store.member_key(&member, &options.rooms)?;
-    let sec = envelope::seal(&draft.content, key.secret(), draft.salt, draft.iv);
+    let sec =
+        envelope::seal(cipher::provider(), &draft.content, key.secret(), draft.salt, draft.iv);
     let path = keep(store, draft, options, &sec).inspect_err(|_| {
         // What is answered as failed was not done.
         let undone = store.retire(&[draft.credential.file]);
@@ -166,7 +168,6 @@ fn complete<C>(remote: &Remote<C>, op: OpId, done: bool) {
 mod tests {
     use super::*;
     use crate::failure::Exit;
-    use clawchat_core::crypto::aead::RustCrypto;
     use clawchat_core::limits::KeyLimits;
     use clawchat_core::server::{PortChoice, Server, ServerConfig, Timing};
     use clawchat_mio::{clock, entropy};
@@ -186,7 +187,7 @@ mod tests {
             chats: Vec::new(),
             files: Vec::new(),
             max_sessions: 1,
-            provider: &RustCrypto,
+            provider: cipher::provider(),
         };
         let mut server = Server::new(config, &entropy::seed().unwrap(), clock::now());
         while server.poll_action().is_some() {}

@@ -62,10 +62,10 @@ impl Search {
         now: Now,
         file: &SecurityFile,
         random: &mut Random,
-        provider: &dyn CipherProvider,
+        provider: &'static dyn CipherProvider,
     ) -> Self {
         let nonce = random.public.u64();
-        let private = PrivateKey::new(random.private.secret());
+        let private = PrivateKey::new(provider, random.private.secret());
         let connection_id = ConnectionId::new(now.wall, nonce);
         let keys = epoch_zero(&file.shared_secret, &connection_id, now.wall);
         let offer = Message::Offer {

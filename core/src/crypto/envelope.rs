@@ -1,7 +1,7 @@
 //! Sealing and opening a security file (SPEC 6.3, PROTOCOL 8). Pure, but slow by intent: 100,000
 //! rounds of PBKDF2 take tens of milliseconds, so callers run it off their loop.
 
-use super::aead::{CipherProvider, RustCrypto};
+use super::aead::CipherProvider;
 use crate::limits::ITERATIONS;
 use crate::secret::Secret;
 use crate::wire::message::hex;
@@ -20,6 +20,7 @@ fn file_key(bootstrap_key: &Secret<32>, salt: &[u8; 32], iterations: u32) -> Sec
 /// The bytes of a security file. `salt` and `iv` are fresh random bytes.
 #[must_use]
 pub fn seal(
+    provider: &dyn CipherProvider,
     file: &SecurityFile,
     bootstrap_key: &Secret<32>,
     salt: [u8; 32],
@@ -28,7 +29,7 @@ pub fn seal(
     let mut object = file.to_object();
     let mut ciphertext = object.encode();
     object.zeroize();
-    let cipher = RustCrypto.packet_cipher(&file_key(bootstrap_key, &salt, ITERATIONS));
+    let cipher = provider.packet_cipher(&file_key(bootstrap_key, &salt, ITERATIONS));
     let tag = cipher.seal_in_place(&iv, &[], &mut ciphertext);
     let mut envelope = Envelope {
         salt,
@@ -48,10 +49,14 @@ pub fn seal(
 ///
 /// # Errors
 /// Every [`FileRefusal`] but those about time.
-pub fn open(bytes: &[u8], bootstrap_key: &Secret<32>) -> Result<SecurityFile, FileRefusal> {
+pub fn open(
+    provider: &dyn CipherProvider,
+    bytes: &[u8],
+    bootstrap_key: &Secret<32>,
+) -> Result<SecurityFile, FileRefusal> {
     let envelope = Envelope::parse(bytes)?;
     let cipher =
-        RustCrypto.packet_cipher(&file_key(bootstrap_key, &envelope.salt, envelope.iterations));
+        provider.packet_cipher(&file_key(bootstrap_key, &envelope.salt, envelope.iterations));
     let mut text = Zeroizing::new(envelope.ciphertext.clone());
     if cipher.open_in_place(&envelope.iv, &[], &mut text, &envelope.tag) {
         return SecurityFile::parse(&text);

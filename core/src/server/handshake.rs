@@ -155,7 +155,7 @@ impl Server {
 
     /// Step 5.
     fn answer(&mut self, now: Now, path: Path, hello: Hello) -> Result<(), DropReason> {
-        let private = PrivateKey::new(self.random.private.secret());
+        let private = PrivateKey::new(self.provider, self.random.private.secret());
         let public_key = private.public();
         let agreed = private.agree(&hello.client_public).ok_or(DropReason::Hello)?;
         let credential = self.credentials.get(hello.secret).ok_or(DropReason::NoKey)?;

@@ -147,7 +147,7 @@ impl Session {
 
     fn offer(&mut self, cx: &mut Context<'_>, epoch: Epoch) -> Result<(), SendError> {
         self.rotation.since.get_or_insert(cx.now.mono);
-        let private = PrivateKey::new(cx.random.private.secret());
+        let private = PrivateKey::new(self.provider, cx.random.private.secret());
         let public_key = private.public();
         self.send(&Message::Offer { epoch, public_key, server_id: None }, None)?;
         self.rotation.offered = Some((epoch, private));
@@ -201,7 +201,7 @@ impl Session {
         epoch: Epoch,
         client_public: &[u8; 32],
     ) -> Result<(), Violation> {
-        let private = PrivateKey::new(cx.random.private.secret());
+        let private = PrivateKey::new(self.provider, cx.random.private.secret());
         let public_key = private.public();
         let agreed = private.agree(client_public).ok_or(Violation::ZeroSharedSecret)?;
         let next = self.next_epoch(cx.now.mono, epoch, agreed, client_public, &public_key)?;
@@ -295,7 +295,8 @@ mod tests {
             },
         );
         session.phase.establish();
-        session.rotation.offered = Some((Epoch(2), PrivateKey::new(Secret::take(&mut [2; 32]))));
+        session.rotation.offered =
+            Some((Epoch(2), PrivateKey::new(&RustCrypto, Secret::take(&mut [2; 32]))));
         session
     }
 

@@ -5,6 +5,7 @@ use crate::scenario::frames;
 use crate::scenario::link::{Birth, Link, Opened, Packet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::agree::PrivateKey;
 use clawchat_core::crypto::derive::Direction;
 use clawchat_core::limits::{DATAGRAM_BASE, OVERHEAD};
@@ -63,7 +64,7 @@ fn public_key(message: &Value) -> Option<[u8; 32]> {
 
 impl Hostile {
     pub(super) fn private_key(&mut self) -> PrivateKey {
-        PrivateKey::new(Secret::take(&mut self.rng.seed()))
+        PrivateKey::new(&RustCrypto, Secret::take(&mut self.rng.seed()))
     }
 
     /// The hello of a new attempt, and its link.

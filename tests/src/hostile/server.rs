@@ -8,6 +8,7 @@ use crate::scenario::frames;
 use crate::scenario::link::{Birth, Link, Opened, Packet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::agree::PrivateKey;
 use clawchat_core::crypto::derive::{Direction, hello_id};
 use clawchat_core::crypto::identity::Identity;
@@ -121,7 +122,7 @@ impl HostileServer {
     }
 
     fn private_key(&mut self) -> PrivateKey {
-        PrivateKey::new(Secret::take(&mut self.rng.seed()))
+        PrivateKey::new(&RustCrypto, Secret::take(&mut self.rng.seed()))
     }
 
     /// A datagram of the client arrives.

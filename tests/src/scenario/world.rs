@@ -7,6 +7,7 @@ use super::pattern::Names;
 use super::words::{kind_text, outcome};
 use crate::net::Rng;
 use crate::vectors::{Fields, Outcome};
+use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::crypto::agree::PrivateKey;
 use clawchat_core::crypto::derive::{ConnectionId, Direction, hello_id};
 use clawchat_core::crypto::identity::Identity;
@@ -281,7 +282,7 @@ impl World {
 
     /// A private key for a peer.
     pub(super) fn private_key(&mut self) -> PrivateKey {
-        PrivateKey::new(Secret::take(&mut self.rng.seed()))
+        PrivateKey::new(&RustCrypto, Secret::take(&mut self.rng.seed()))
     }
 
     /// Opens a datagram of the machine with the keys of its peers, and lets that peer react.
