@@ -745,6 +745,7 @@ fn serve_skewed(sandbox: &Sandbox, ahead_ms: i64) -> SkewedServer {
         members: Vec::new(),
         credentials: Vec::new(),
         chats: Vec::new(),
+        files: Vec::new(),
         max_sessions: SESSIONS,
         key_limits: KeyLimits::default(),
         provider: &RustCrypto,
