@@ -10,7 +10,9 @@ use crate::ranges::RangeSet;
 use crate::session::{FileEvent, Number, Session};
 use crate::time::{Now, UnixMs};
 use crate::transport::path::Transmit;
-use crate::wire::message::{ErrorCode, ErrorMessage, FileError, FileOffer, Message, is_file_name};
+use crate::wire::message::{
+    ErrorCode, ErrorMessage, FileError, FileOffer, Message, SERVER_MEMBER, is_file_name,
+};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -190,7 +192,11 @@ impl Server {
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         let member = entry.member.clone();
         offer.from.clone_from(&member);
-        let to = self.hub.recipients(&member, &offer.to);
+        let mut to = self.hub.recipients(&member, &offer.to);
+        if let Some(to) = &mut to {
+            // Nobody comes for what is the server's own.
+            to.retain(|name| name != SERVER_MEMBER);
+        }
         let refused = match &to {
             _ if !is_file_name(&offer.name) => Some("not a name that a file may have"),
             None => Some("no such member, or a room that you are not in"),

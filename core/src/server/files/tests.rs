@@ -370,6 +370,17 @@ fn an_empty_file_and_a_room() {
 }
 
 #[test]
+fn a_file_for_the_server_waits_for_nobody() {
+    let mut scene = Scene::new();
+    let ann = scene.join("ann");
+    let transfer = scene.offer(ann, 1, "@server", content(10, 1));
+    scene.run(1000);
+    assert_eq!(scene.parties[ann].ended, [(transfer, Ok(()))]);
+    assert_eq!(scene.spool.len(), 1);
+    assert_eq!(scene.server.kept_files().count(), 0);
+}
+
+#[test]
 fn who_is_away_is_offered_it_later_and_once() {
     let mut scene = Scene::new();
     let (ann, bob) = (scene.join("ann"), scene.join("bob"));
