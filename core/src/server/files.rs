@@ -458,7 +458,10 @@ impl Server {
     pub fn file_want(&mut self, now: Now) -> Option<Want> {
         while let Some(id) = self.schedule.next_with_files() {
             if let Some(entry) = self.sessions.get_mut(&id) {
-                if let Some((count, offset, len)) = entry.session.file_want(now.mono)
+                // By a port that has closed nothing leaves; its client is about to follow.
+                let open = self.ports.reads(entry.session.path().port);
+                if let Some((count, offset, len)) =
+                    entry.session.file_want(now.mono).filter(|_| open)
                     && let Some(transfer) = self.files.of(id, Number { ours: true, count })
                 {
                     return Some(Want { transfer, offset, len });
@@ -483,6 +486,9 @@ impl Server {
         let Transfer { session, number, .. } = self.files.transfers.get(&want.transfer)?;
         let (id, count) = (*session, number.count);
         let entry = self.sessions.get_mut(&id)?;
+        if !self.ports.reads(entry.session.path().port) {
+            return None;
+        }
         let bytes = &bytes[..bytes.len().min(want.len)];
         let sent = entry.session.send_chunk(now, (count, want.offset), bytes, out)?;
         // Sending moves deadlines, and the last byte brings a message.

@@ -480,6 +480,33 @@ fn either_side_cancels() {
 }
 
 #[test]
+fn nothing_leaves_by_a_port_that_has_closed() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 100_000;
+    scene.offer(ann, 1, "@bob", content(300_000, 1));
+    scene.run(1000);
+    let (now, taken) = (scene.now, *scene.parties[bob].arriving.keys().next().unwrap());
+    scene.parties[bob].client.raise_file_limit(now, taken, 300_000).unwrap();
+    let more = scene.parties[bob].turn(now, &mut scene.out);
+    for mut datagram in more {
+        let path = Path::new(PortId(0), scene.parties[bob].address);
+        assert_eq!(scene.server.handle_datagram(now, path, &mut datagram), None);
+    }
+    let want = scene.server.file_want(now).unwrap();
+    let timing = super::super::Timing::default();
+    let random = &mut scene.server.random.public;
+    let none = super::super::Ports::new(PortChoice::Fixed(1), timing, now, random);
+    let ports = core::mem::replace(&mut scene.server.ports, none);
+    let bytes = vec![0; want.len];
+    assert_eq!(scene.server.send_chunk(now, &want, &bytes, &mut scene.out), None);
+    assert_eq!(scene.server.file_want(now), None);
+    scene.server.ports = ports;
+    scene.run(5000);
+    assert_eq!(scene.parties[bob].got.len(), 1);
+}
+
+#[test]
 fn a_wrong_digest_is_told() {
     let mut scene = Scene::new();
     let (ann, bob) = (scene.join("ann"), scene.join("bob"));
