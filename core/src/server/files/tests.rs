@@ -507,6 +507,21 @@ fn nothing_leaves_by_a_port_that_has_closed() {
 }
 
 #[test]
+fn a_limit_that_was_not_told_is_not_raised() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 0;
+    scene.offer(ann, 1, "@bob", content(3000, 1));
+    scene.run(1000);
+    let (now, taken) = (scene.now, *scene.parties[bob].arriving.keys().next().unwrap());
+    let bob = &mut scene.parties[bob].client;
+    let full = (1..3000).find(|limit| bob.raise_file_limit(now, taken, *limit).is_err()).unwrap();
+    assert_eq!(bob.raise_file_limit(now, taken, full), Err(SendError::WindowFull));
+    scene.run(1000);
+    assert_eq!(scene.parties[1].client.raise_file_limit(scene.now, taken, full), Ok(()));
+}
+
+#[test]
 fn a_wrong_digest_is_told() {
     let mut scene = Scene::new();
     let (ann, bob) = (scene.join("ann"), scene.join("bob"));
