@@ -4,7 +4,7 @@ use crate::net::Rng;
 use clawchat_core::id::{ChatId, FileId};
 use clawchat_core::ops::Outcome;
 use clawchat_core::secret::Secret;
-use clawchat_core::server::{Action, Credential, SecurityFileDraft, StoredChat};
+use clawchat_core::server::{Action, Credential, SecurityFileDraft, StoredChat, StoredFile};
 use clawchat_core::wire::secfile::SecurityFile;
 use std::collections::BTreeMap;
 
@@ -66,6 +66,8 @@ pub struct Disk {
     retired: BTreeMap<FileId, u64>,
     journal: Vec<StoredChat>,
     by_id: BTreeMap<(String, ChatId), usize>,
+    /// Files that members sent, checked and whole, in the order in which they came.
+    files: Vec<StoredFile>,
     /// Chat is written in order: when the last write ends, and when that is known.
     busy: (u64, u64),
     /// The same for files.
@@ -131,8 +133,34 @@ impl Disk {
             Action::KeepCredentials { file, credentials } => {
                 self.credentials.insert(file, credentials);
             }
-            Action::BindPort { .. } | Action::ClosePort { .. } | Action::FileDelivered { .. } => {}
+            Action::FileDelivered { from, id, by } => {
+                let of = |file: &&mut StoredFile| file.offer.from == from && file.offer.id == id;
+                if let Some(file) = self.files.iter_mut().find(of) {
+                    file.to.retain(|member| *member != by);
+                }
+            }
+            Action::BindPort { .. } | Action::ClosePort { .. } => {}
         }
+    }
+
+    /// A member's file was checked, and is durable.
+    pub fn keep_file(&mut self, file: StoredFile) {
+        if !self.has_file(&file.offer.from, file.offer.id) {
+            self.files.push(file);
+        }
+    }
+
+    /// Whether a member's file was ever kept.
+    #[must_use]
+    pub fn has_file(&self, from: &str, id: ChatId) -> bool {
+        self.files.iter().any(|file| file.offer.from == from && file.offer.id == id)
+    }
+
+    /// The files that somebody waits for, for a server that starts; perhaps also those that nobody
+    /// does any more.
+    #[must_use]
+    pub fn files(&self, all: bool) -> Vec<StoredFile> {
+        self.files.iter().filter(|file| all || !file.to.is_empty()).cloned().collect()
     }
 
     fn issue(&mut self, draft: SecurityFileDraft) {

@@ -47,6 +47,7 @@ impl World {
         let hostile = Hostile::new(self.rng.u64(), EVE, &abuses[..count], targets).within(measure);
         self.eve = Some(Eve { hostile, given: BTreeSet::new(), stopped: false });
         self.oracles.chats.exempt(EVE);
+        self.oracles.files.exempt(EVE);
         self.push(self.now(), Happening::Eve(Post::Act));
     }
 
@@ -75,12 +76,9 @@ impl World {
 
     pub(crate) fn eve_happens(&mut self, post: Post) -> Verdict {
         match post {
-            Post::Up { from, mut datagram } => {
+            Post::Up { from, datagram } => {
                 if let Some(port) = self.any_port() {
-                    let path = Path::new(port, from);
-                    self.with_server(|server, now| {
-                        server.handle_datagram(now, path, &mut datagram)
-                    });
+                    self.server_takes(Path::new(port, from), datagram);
                 }
                 return Ok(());
             }

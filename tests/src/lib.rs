@@ -4,6 +4,7 @@ mod client_disk;
 pub mod crowd;
 pub mod disk;
 pub mod eve;
+pub mod files;
 pub mod hostile;
 pub mod lazy;
 pub mod mutants;

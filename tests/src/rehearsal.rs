@@ -1,6 +1,8 @@
 //! What must work on a network without faults, after any storm: rotations, moves, long sleeps, and
 //! COMPROMISED, each watched by the oracle that it is for.
 
+use crate::net::{Link, Way};
+use crate::oracle::Who;
 use crate::storm::{Chaos, MEMBERS};
 use crate::world::{Process, World};
 use clawchat_core::client::{self, Client};
@@ -21,10 +23,12 @@ impl Chaos {
         self.world.run(IDLE_TIMEOUT + Duration::from_secs(60));
         self.settle();
         self.rehearse_rotations();
-        match self.rng.below(4) {
+        match self.rng.below(6) {
             0 => self.rehearse_rebinding(),
             1 => self.rehearse_forwarder(),
             2 => self.rehearse_sleep(),
+            3 => self.rehearse_transfer(),
+            4 => self.rehearse_resumption(),
             _ => self.rehearse_compromise(),
         }
     }
@@ -146,6 +150,109 @@ impl Chaos {
         if !self.world.run_until(FOUND, there) {
             self.world.fail(&format!("oracle 9: {process:?} slept {secs} s and finds no server"));
         }
+        self.settle();
+    }
+
+    /// Two members, one of whom sends the other a file.
+    fn sender_and_receiver(&mut self) -> Option<(Process, Process, String)> {
+        let mut everybody = self.everybody();
+        self.rng.shuffle(&mut everybody);
+        let [from, to, ..] = everybody[..] else { return None };
+        Some((from, to, format!("@{}", self.world.client(to).member)))
+    }
+
+    /// A file goes while keys and port rotate and paths change, and no session ends by it.
+    fn rehearse_transfer(&mut self) {
+        let Some((from, to, name)) = self.sender_and_receiver() else { return };
+        let ends = ends(&self.world, &[from, to]);
+        // So slow that the port rotates meanwhile.
+        let slow = self.world.setup.scheduled && self.world.setup.interval == 60;
+        if slow {
+            let link = Link { rate: 20_000, queue: 60_000, mtu: 1_500, ..Link::CLEAN };
+            self.world.net.set_both(from, link);
+        }
+        let size = self.rng.range(200_000..=if slow { 1_200_000 } else { 2_500_000 });
+        let Ok(id) = self.world.send_file(from, &name, size) else { return };
+        for _ in 0..self.rng.range(2..=8) {
+            let who = if self.rng.chance(500) { from } else { to };
+            match self.rng.below(4) {
+                0 => self.world.rotate_by_client(who),
+                1 => self.world.rotate_by_server(None),
+                2 => self.world.rebind(who),
+                _ => {
+                    let _ = self.world.say(who, "#lobby", "meanwhile");
+                }
+            }
+            self.world.run(Duration::from_millis(self.rng.range(1..=150)));
+        }
+        let sender = self.world.client(from).member.clone();
+        let receiver = self.world.client(to).member.clone();
+        let there = |world: &World| world.oracles.files.is_finished(&receiver, &sender, id);
+        if !self.world.run_until(Duration::from_secs(200), there) {
+            self.world.fail(&format!("oracle 13: a file of {size} bytes does not arrive"));
+        }
+        self.world.net.set_all(Link::CLEAN);
+        self.world.run(Duration::from_secs(2));
+        if self::ends(&self.world, &[from, to]) != ends {
+            self.world.fail("oracle 13: a session ended while a file went");
+        }
+    }
+
+    /// What has arrived of a file does not come again after a crash of either side.
+    fn rehearse_resumption(&mut self) {
+        let Some((from, to, name)) = self.sender_and_receiver() else { return };
+        for (process, way) in [(from, Way::Up), (from, Way::Down), (to, Way::Up), (to, Way::Down)] {
+            self.world.net.set(process, way, Link { jitter: 0, ..Link::CLEAN });
+        }
+        let (sender, receiver) =
+            (self.world.client(from).member.clone(), self.world.client(to).member.clone());
+        let size = self.rng.range(300_000..=2_500_000);
+        let Ok(id) = self.world.send_file(from, &name, size) else { return };
+        let whose = if self.rng.chance(500) { Who::Server } else { Who::Client(to) };
+        let part = size / 10 * self.rng.range(1..=8);
+        let began = |world: &World| world.file_bytes(whose, &sender, id, size) >= part;
+        self.world.expect("a part of a file", Duration::from_secs(60), began);
+        let crashed: &[Process] = match self.rng.below(3) {
+            0 => &[from],
+            1 => &[to],
+            _ => {
+                self.world.crash_server();
+                &[from, to]
+            }
+        };
+        let lazy = self.world.setup.lazy > 0;
+        crashed.iter().for_each(|process| self.world.crash_client(*process));
+        let held = |world: &World, who| world.file_bytes(who, &sender, id, size);
+        let held = held(&self.world, Who::Server) + held(&self.world, Who::Client(to));
+        let missing = 2 * size - held;
+        self.tend(true);
+        let back = |world: &World| {
+            let back = |name: &str| {
+                let process = world.living(name)?;
+                session(world, process).filter(|_| world.client(process).connected)
+            };
+            back(&sender).is_some() && back(&receiver).is_some()
+        };
+        let before = self.world.file_traffic;
+        if !crashed.contains(&from) || !crashed.contains(&to) {
+            // What is still sent to who is no longer there does not count.
+            self.world.expect("a new session", Duration::from_secs(120), back);
+        }
+        let before = if crashed == [to] { self.world.file_traffic } else { before };
+        let there = |world: &World| world.oracles.files.is_finished(&receiver, &sender, id);
+        if !self.world.run_until(Duration::from_secs(200), there) {
+            self.world.fail(&format!("oracle 13: a file of {size} bytes does not arrive"));
+        }
+        self.world.run(Duration::from_secs(2));
+        let sent = self.world.file_traffic - before;
+        // A driver that is late delays acknowledgements, and what they are for goes again.
+        let most = if lazy { missing * 2 } else { missing + missing / 4 } + 50_000;
+        if sent > most {
+            self.world.fail(&format!(
+                "oracle 13: {sent} bytes of a file of {size}, of which {missing} were missing"
+            ));
+        }
+        self.world.net.set_all(Link::CLEAN);
         self.settle();
     }
 

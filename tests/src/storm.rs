@@ -3,7 +3,9 @@
 
 use crate::disk::DiskFaults;
 use crate::eve::EVE;
+use crate::files::FileFaults;
 use crate::net::{Link, Rng, Way, flip};
+use crate::oracle::Who;
 use crate::world::{ClientNode, Clock, Process, SERVER_IP, SERVER_IP6, Setup, World};
 use clawchat_core::id::FileId;
 use clawchat_core::limits::KeyLimits;
@@ -14,7 +16,7 @@ use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
 /// Limits that the chat of a few minutes reaches.
-const LOW_LIMITS: KeyLimits = KeyLimits { due: 60_000, stop: 120_000, end: 400_000 };
+const LOW_LIMITS: KeyLimits = KeyLimits { due: 60_000, stop: 120_000, end: 600_000 };
 /// Who is there.
 pub(crate) const MEMBERS: [&str; 4] = ["ann", "bob", "cid", "dan"];
 /// Recipients, some of whom are nobody.
@@ -49,6 +51,12 @@ pub struct Outcome {
     pub chats: usize,
     /// Times that a chat was shown.
     pub shown: usize,
+    /// Files that were sent.
+    pub files: usize,
+    /// Times that a file was whole at a member.
+    pub arrived: usize,
+    /// Bytes of files that arrived somewhere.
+    pub file_bytes: u64,
     /// Virtual seconds.
     pub virtual_secs: u64,
     /// Rotations of keys, at the server.
@@ -183,6 +191,38 @@ impl Chaos {
         let _ = self.world.say(process, to, &text);
     }
 
+    /// A size that somebody's file may have.
+    fn file_size(&mut self) -> u64 {
+        match self.rng.below(100) {
+            0..10 => 0,
+            10..20 => self.rng.range(1..=20),
+            20..65 => self.rng.range(1..=4_000),
+            65..92 => self.rng.range(1..=60_000),
+            92..98 => self.rng.range(1..=300_000),
+            _ => self.rng.range(1..=3_000_000),
+        }
+    }
+
+    /// Somebody sends a file, or ends one that is on its way.
+    fn transfer(&mut self) {
+        let Some(process) = self.somebody() else { return };
+        match self.rng.below(20) {
+            0 => self.world.cancel_any(Who::Server),
+            1 | 2 => self.world.cancel_any(Who::Client(process)),
+            _ => {
+                let (to, size) = (TO[self.rng.index(TO.len())], self.file_size());
+                // All but the end of a huge one is there.
+                let huge = self.rng.chance(30);
+                let all = (self.rng.range(size.max(1) + (1 << 40)..=(1 << 53) - 1), size);
+                let _ = if huge {
+                    self.world.send_end_of_file(process, to, all)
+                } else {
+                    self.world.send_file(process, to, size)
+                };
+            }
+        }
+    }
+
     fn rotate(&mut self) {
         if self.rng.chance(500) {
             let member = self.member();
@@ -218,6 +258,16 @@ impl Chaos {
             lost: rng.below(200),
         };
         self.world.wipe_fails = rng.below(500);
+        let faulty = rng.chance(500);
+        let mut chance = |most| if faulty { rng.below(most) } else { 0 };
+        self.world.files.faults = FileFaults {
+            slow: chance(400),
+            never: chance(60),
+            refuse: chance(60),
+            read: chance(20),
+            write: chance(100),
+            hold: chance(600),
+        };
     }
 
     fn stop_server(&mut self) {
@@ -296,7 +346,8 @@ impl Chaos {
 
     fn act(&mut self) {
         match self.rng.below(100) {
-            0..45 => self.say(),
+            0..39 => self.say(),
+            39..45 => self.transfer(),
             45..48 => (0..self.rng.range(2..=30)).for_each(|_| self.say()),
             48..56 => self.rotate(),
             56..58 => self.stop_server(),
@@ -430,6 +481,7 @@ impl Chaos {
         self.world.stop_eve();
         // Signals that are out come to their end.
         self.world.run(Duration::from_secs(15));
+        self.world.reconnect_disappointed();
         self.settle();
         self.replay_everything();
         self.rehearse();
@@ -486,7 +538,8 @@ impl Chaos {
                 return Err(format!("{process:?} of {member}: {unreceipted} without receipt"));
             }
         }
-        self.world.chats_complete()
+        self.world.chats_complete()?;
+        self.world.files_complete()
     }
 }
 
@@ -508,6 +561,9 @@ pub fn play(seed: u64, hours: u64, lines: usize) -> Outcome {
         datagrams: oracles.wire.count(),
         chats: oracles.chats.count(),
         shown: oracles.chats.count_shown(),
+        files: oracles.files.count(),
+        arrived: oracles.files.count_finished(),
+        file_bytes: oracles.files.bytes(),
         virtual_secs: chaos.world.now() / 1_000_000,
         keys: chaos.count(|event| matches!(event, server::Event::KeysRotated { .. })),
         ports: chaos.count(|event| matches!(event, server::Event::PortRotated { .. })),

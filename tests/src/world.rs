@@ -6,6 +6,7 @@
 
 use crate::disk::{Disk, duplicate};
 use crate::eve::{EVE, Eve, Post};
+use crate::files::{Deed, Files, Hosted, Stores};
 use crate::lazy::{FLOOD, Machine, Output, drain_all, drain_some};
 use crate::nat::{Kind, Nat};
 use crate::net::{Link, Net, Rng, Way};
@@ -17,7 +18,7 @@ use clawchat_core::crypto::aead::RustCrypto;
 use clawchat_core::error::{CloseReason, ErrorCode, SendError};
 use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
 use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, ROTATION_MAX, SESSIONS};
-use clawchat_core::ops::Outcome;
+use clawchat_core::ops::{Outcome, Want};
 use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
 use clawchat_core::server::{
@@ -68,7 +69,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    fn at(&self, world: u64) -> Now {
+    pub(crate) fn at(&self, world: u64) -> Now {
         let ms = i64::try_from(world / 1000).unwrap_or(i64::MAX);
         let shift = self.ahead + ms * self.drift / 1_000_000;
         let wall = UnixMs((BEGIN + world / 1000).saturating_add_signed(shift));
@@ -128,11 +129,13 @@ impl Setup {
 
 /// A machine and its driver.
 #[derive(Debug)]
-struct Host<M> {
-    machine: M,
-    clock: Clock,
+pub(crate) struct Host<M> {
+    pub(crate) machine: M,
+    pub(crate) clock: Clock,
     /// The driver's own chance, when it is late.
-    lazy: Option<Rng>,
+    pub(crate) lazy: Option<Rng>,
+    /// Bytes that it asked for, and has not handed over.
+    pub(crate) want: Option<Want>,
     /// When the timer is set to, world time.
     armed: Option<u64>,
     /// When it will drain outputs.
@@ -143,7 +146,7 @@ struct Host<M> {
 
 impl<M: Machine> Host<M> {
     const fn new(machine: M, clock: Clock, lazy: Option<Rng>) -> Self {
-        Self { machine, clock, lazy, armed: None, draining: None, spins: (0, 0) }
+        Self { machine, clock, lazy, want: None, armed: None, draining: None, spins: (0, 0) }
     }
 
     fn spun(&mut self, now: u64) -> bool {
@@ -161,7 +164,9 @@ impl<M: Machine> Host<M> {
 /// The server's machine and what its host holds.
 #[derive(Debug, Default)]
 pub struct ServerNode {
-    host: Option<Host<Server>>,
+    pub(crate) host: Option<Host<Server>>,
+    /// Its transfers.
+    pub(crate) files: Hosted,
     /// How often it was started.
     pub run: u32,
     ports: BTreeMap<u16, PortId>,
@@ -175,7 +180,9 @@ pub struct ServerNode {
 /// A client's process: its machine, if it lives, and what its host holds.
 #[derive(Debug)]
 pub struct ClientNode {
-    host: Option<Host<Client>>,
+    pub(crate) host: Option<Host<Client>>,
+    /// Its transfers.
+    pub(crate) files: Hosted,
     /// Whose file it has.
     pub member: String,
     /// Which file it has, if an issued one.
@@ -230,6 +237,7 @@ pub(crate) enum Happening {
     Bound { run: u32, op: OpId, port: PortId, number: u16 },
     ClientBound { process: Process, op: OpId },
     Eve(Post),
+    File { who: Who, run: u32, deed: Deed },
     ClientWiped { process: Process, op: OpId, ok: bool },
     ClientStored { process: Process, op: OpId, content: Box<SecurityFile>, told: bool },
 }
@@ -239,6 +247,8 @@ pub(crate) enum Happening {
 pub struct Oracles {
     /// Chat.
     pub chats: Chats,
+    /// Files.
+    pub files: Files,
     /// The wire.
     pub wire: Wire,
     /// Epochs.
@@ -271,9 +281,11 @@ pub struct World {
     pub net: Net,
     /// The server's disk.
     pub disk: Disk,
+    /// Files on all disks.
+    pub(crate) files: Stores,
     /// The server.
     pub server: ServerNode,
-    clients: Vec<ClientNode>,
+    pub(crate) clients: Vec<ClientNode>,
     addresses: BTreeMap<SocketAddr, Process>,
     /// A hostile member, if there is one.
     pub(crate) eve: Option<Eve>,
@@ -281,6 +293,8 @@ pub struct World {
     pub oracles: Oracles,
     /// What happened.
     pub transcript: Transcript,
+    /// Bytes of datagrams of files that were emitted.
+    pub file_traffic: u64,
     /// Datagrams emitted from here on are kept, when it is there.
     pub tap: Option<Vec<Emission>>,
     /// Chance that wiping a security file fails, per mille.
@@ -302,7 +316,7 @@ pub struct World {
     /// Attackers who send on a copy of all that a client sends, faster than the network, and bring it
     /// what comes back.
     pub(crate) forwarders: BTreeMap<Process, SocketAddr>,
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
 }
 
 impl World {
@@ -321,12 +335,14 @@ impl World {
             queue: BTreeMap::new(),
             net: Net::default(),
             disk: Disk::default(),
+            files: Stores::default(),
             server: ServerNode { clock, ..ServerNode::default() },
             clients: Vec::new(),
             addresses: BTreeMap::new(),
             eve: None,
             oracles: Oracles::default(),
             transcript,
+            file_traffic: 0,
             tap: None,
             wipe_fails: 0,
             stored: BTreeMap::new(),
@@ -337,7 +353,8 @@ impl World {
             taken_by_clients: BTreeSet::new(),
             taken_by_any: BTreeSet::new(),
             forwarders: BTreeMap::new(),
-            out: vec![0; DATAGRAM_MAX],
+            // A longer one is permission to batch.
+            out: vec![0; 2 * DATAGRAM_MAX],
         };
         world.start_server();
         world
@@ -464,6 +481,16 @@ impl World {
         self.queue.insert((at, self.serial), happening);
     }
 
+    /// Takes out what hosts would do after `at`.
+    pub(crate) fn take_deeds_after(&mut self, at: u64) -> Vec<(Who, u32, Deed)> {
+        let late = self.queue.split_off(&(at, 0)).into_values();
+        let deed = |happening| match happening {
+            Happening::File { who, run, deed } => Some((who, run, deed)),
+            _ => None,
+        };
+        late.filter_map(deed).collect()
+    }
+
     /// Ends the run with a complaint.
     ///
     /// # Panics
@@ -536,6 +563,10 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrive { to, from, datagram } => self.arrive(to, from, datagram),
+            Happening::File { who, run, deed } => {
+                line!(self, "{who:?} does {deed:?}");
+                self.do_deed(who, run, deed);
+            }
             Happening::Eve(post) => {
                 let verdict = self.eve_happens(post);
                 self.oracles.judge(verdict);
@@ -687,18 +718,24 @@ impl World {
 
     /// Takes all outputs of a machine.
     fn drain(&mut self, who: Who) {
-        match who {
-            Who::Server => {
-                let Some(host) = &mut self.server.host else { return };
-                let now = host.clock.at(self.now);
-                let outputs = drain_all(&mut host.machine, now, &mut self.out);
-                self.server_outputs(outputs);
+        loop {
+            match who {
+                Who::Server => {
+                    let Some(host) = &mut self.server.host else { return };
+                    let now = host.clock.at(self.now);
+                    let outputs = drain_all(&mut host.machine, now, &mut self.out);
+                    self.server_outputs(outputs);
+                }
+                Who::Client(process) => {
+                    let Some(host) = &mut self.clients[process.0].host else { return };
+                    let now = host.clock.at(self.now);
+                    let outputs = drain_all(&mut host.machine, now, &mut self.out);
+                    self.client_outputs(process, outputs);
+                }
             }
-            Who::Client(process) => {
-                let Some(host) = &mut self.clients[process.0].host else { return };
-                let now = host.clock.at(self.now);
-                let outputs = drain_all(&mut host.machine, now, &mut self.out);
-                self.client_outputs(process, outputs);
+            // What they bring may be followed by a message.
+            if !self.send_files(who) {
+                break;
             }
         }
         self.arm(who);
@@ -733,6 +770,7 @@ impl World {
                 more
             }
         };
+        let more = self.send_some_files(who) | more;
         if more { self.turn(who) } else { self.arm(who) }
     }
 
@@ -792,12 +830,15 @@ impl World {
         let verdict = self.oracles.wire.emitted(from, to, datagram);
         self.oracles.judge(verdict);
         self.account(from, to, datagram.len());
+        if kind(datagram) == Some(PacketType::File) {
+            self.file_traffic += datagram.len() as u64;
+        }
         if let Some(tap) = &mut self.tap {
             tap.push(Emission { at: self.now, from, to, datagram: datagram.to_vec() });
         }
     }
 
-    fn server_sends(&mut self, path: Path, datagram: Vec<u8>) {
+    pub(crate) fn server_sends(&mut self, path: Path, datagram: Vec<u8>) {
         let to = path.remote;
         self.emitted(Who::Server, to, &datagram);
         let bound = self.server.ports.iter().find(|(_, port)| **port == path.port);
@@ -827,7 +868,7 @@ impl World {
         self.carry(process, Way::Down, from, to, &datagram);
     }
 
-    fn client_sends(&mut self, process: Process, path: Path, datagram: Vec<u8>) {
+    pub(crate) fn client_sends(&mut self, process: Process, path: Path, datagram: Vec<u8>) {
         self.emitted(Who::Client(process), path.remote, &datagram);
         if self.clients[process.0].address.is_none() {
             self.fail("a client sends without a binding");
@@ -895,7 +936,22 @@ impl World {
         }
         self.account(Who::Client(process), remote, datagram.len());
         let path = Path::new(PortId(0), remote);
-        self.with_client(process, |client, now| client.handle_datagram(now, path, &mut datagram));
+        let Some(host) = &mut self.clients[process.0].host else { return };
+        let now = host.clock.at(self.now);
+        if let Some(chunk) = host.machine.handle_datagram(now, path, &mut datagram) {
+            self.write_chunk(Who::Client(process), &chunk);
+        }
+        self.turn(Who::Client(process));
+    }
+
+    /// The server is handed a datagram; bytes of a file that it brings are written first of all.
+    pub(crate) fn server_takes(&mut self, path: Path, mut datagram: Vec<u8>) {
+        let Some(host) = &mut self.server.host else { return };
+        let now = host.clock.at(self.now);
+        if let Some(chunk) = host.machine.handle_datagram(now, path, &mut datagram) {
+            self.write_chunk(Who::Server, &chunk);
+        }
+        self.turn(Who::Server);
     }
 
     /// Whatever is due or waits at a machine is done.
@@ -943,9 +999,12 @@ impl World {
         let before = host.machine.deadline();
         let path = Path::new(PortId(0), remote);
         let copy = datagram.clone();
-        host.machine.handle_datagram(now, path, &mut datagram);
+        let chunk = host.machine.handle_datagram(now, path, &mut datagram).is_some();
         let outputs = drain_all(&mut host.machine, now, &mut self.out);
-        let moved = host.machine.deadline() != before;
+        if chunk || !self.wants_nothing(who) {
+            self.fail(&format!("oracle 12: a copy or forgery brings {who:?} bytes or a wish"));
+        }
+        let moved = self.client_machine(process).and_then(Machine::deadline) != before;
         let mut replies = Vec::new();
         for output in &outputs {
             match output {
@@ -964,7 +1023,7 @@ impl World {
         self.arm(who);
     }
 
-    fn arrive_at_server(&mut self, number: u16, from: SocketAddr, mut datagram: Vec<u8>) {
+    fn arrive_at_server(&mut self, number: u16, from: SocketAddr, datagram: Vec<u8>) {
         let Some(port) = self.server.ports.get(&number).copied() else { return };
         let path = Path::new(port, from);
         let genuine = self.oracles.wire.is_genuine(&datagram);
@@ -972,7 +1031,7 @@ impl World {
         let machine = self.server_machine();
         if machine.is_some_and(|server| !server.open_ports().contains(&number)) {
             // It is drained unread: to send it again later is no replay.
-            self.with_server(|server, now| server.handle_datagram(now, path, &mut datagram));
+            self.server_takes(path, datagram);
             return;
         }
         let fresh = genuine && self.taken.insert(digest(2, &datagram));
@@ -981,7 +1040,7 @@ impl World {
         }
         if fresh && !is_hello(&datagram) {
             self.account(Who::Server, from, datagram.len());
-            self.with_server(|server, now| server.handle_datagram(now, path, &mut datagram));
+            self.server_takes(path, datagram);
         } else {
             self.watched_server(path, datagram);
         }
@@ -994,9 +1053,12 @@ impl World {
         let now = host.clock.at(self.now);
         let before = host.machine.deadline();
         let mut copy = datagram.clone();
-        host.machine.handle_datagram(now, path, &mut copy);
+        let chunk = host.machine.handle_datagram(now, path, &mut copy).is_some();
         let outputs = drain_all(&mut host.machine, now, &mut self.out);
-        let moved = host.machine.deadline() != before;
+        if chunk || !self.wants_nothing(Who::Server) {
+            self.fail("oracle 12: a copy or forgery brings the server bytes or a wish");
+        }
+        let moved = self.server_machine().and_then(Machine::deadline) != before;
         let mut replies = Vec::new();
         for output in &outputs {
             match output {
@@ -1091,6 +1153,7 @@ impl World {
         } else {
             PortChoice::Fixed(SERVER_PORT)
         };
+        let all_files = self.rng.chance(500);
         let config = ServerConfig {
             server_id: "cc-simulated".to_string(),
             server_name: "Simulated".to_string(),
@@ -1101,7 +1164,7 @@ impl World {
             members: members.collect(),
             credentials: self.disk.credentials(),
             chats: self.disk.chats(),
-            files: Vec::new(),
+            files: self.disk.files(all_files),
             max_sessions: self.setup.max_sessions,
             key_limits: self.setup.key_limits,
             provider: &RustCrypto,
@@ -1114,6 +1177,7 @@ impl World {
         self.server.run += 1;
         self.server.host = Some(Host::new(machine, clock, lazy));
         self.oracles.chats.server_began();
+        self.oracles.files.server_began();
         line!(self, "server run {}", self.server.run);
         self.turn(Who::Server);
     }
@@ -1140,7 +1204,7 @@ impl World {
                 self.disk.perform(self.now, action);
             }
         }
-        self.server.host = None;
+        (self.server.host, self.server.files) = (None, Hosted::default());
         self.server.ports.clear();
         self.server.run += 1;
         self.disk.server_crashed();
@@ -1187,6 +1251,10 @@ impl World {
             let (at, outcome) = (self.now + self.rng.range(20..=2_000), Outcome::Done);
             self.push(at, Happening::Complete { who, run, op, outcome });
             return;
+        }
+        if let server::Action::FileDelivered { from, id, by } = &action {
+            let verdict = self.oracles.files.passed_on(from, *id, by);
+            self.oracles.judge(verdict);
         }
         let plan = self.disk.plan(&mut self.rng, self.now, &action);
         if plan.outcome == Outcome::Done {
@@ -1238,11 +1306,14 @@ impl World {
             | server::Event::NoPort
             | server::Event::Audit(_)
             | server::Event::Alert(_)
-            | server::Event::Signalled { .. }
-            | server::Event::FileOffered { .. }
+            | server::Event::Signalled { .. } => {}
+            server::Event::FileOffered { .. }
             | server::Event::FileComplete { .. }
             | server::Event::FileSending { .. }
-            | server::Event::FileEnded { .. } => {}
+            | server::Event::FileEnded { .. } => {
+                let verdict = self.server_tells_of_file(&event);
+                self.oracles.judge(verdict);
+            }
         }
         self.server.events.push(event);
     }
@@ -1340,6 +1411,7 @@ impl World {
         let lazy = self.laziness();
         self.clients.push(ClientNode {
             host: Some(Host::new(machine, clock, lazy)),
+            files: Hosted::default(),
             member: member.to_string(),
             file,
             address: None,
@@ -1358,6 +1430,7 @@ impl World {
         });
         line!(self, "{process:?} of {member} starts");
         self.turn(Who::Client(process));
+        self.offer_all(process);
         process
     }
 
@@ -1385,6 +1458,7 @@ impl World {
         line!(self, "{process:?} crashes");
         let node = &mut self.clients[process.0];
         (node.host, node.connected) = (None, false);
+        node.files = Hosted::default();
         self.check();
     }
 
@@ -1398,6 +1472,10 @@ impl World {
     #[must_use]
     pub fn client(&self, process: Process) -> &ClientNode {
         &self.clients[process.0]
+    }
+
+    pub(crate) fn client_mut(&mut self, process: Process) -> &mut ClientNode {
+        &mut self.clients[process.0]
     }
 
     /// All clients' processes, dead ones too.
@@ -1441,6 +1519,8 @@ impl World {
     fn client_tells(&mut self, process: Process, event: client::Event) {
         line!(self, "{process:?} tells {event:?}");
         let verdict = self.judge_client(process, &event);
+        self.oracles.judge(verdict);
+        let verdict = self.client_tells_of_file(process, &event);
         self.oracles.judge(verdict);
         let node = &mut self.clients[process.0];
         match &event {
@@ -1551,6 +1631,7 @@ impl World {
         self.net.set_all(Link::CLEAN);
         self.disk.faults = crate::disk::DiskFaults::default();
         self.server.ports_taken = 0;
+        self.files.faults = crate::files::FileFaults::default();
         self.wipe_fails = 0;
         self.forwarders.clear();
         self.oracles.wire.server_restarted();
@@ -1571,6 +1652,7 @@ impl World {
         for who in sleepers {
             self.push(now, Happening::Timer(who));
         }
+        self.wake_hosts();
         let skew = self.setup.skew.cast_signed();
         for host in self.clients.iter_mut().filter_map(|node| node.host.as_mut()) {
             host.clock.ahead = host.clock.ahead.clamp(-skew, skew);

@@ -505,7 +505,10 @@ fn folders(parts: &Path) -> Vec<Folder> {
         Some(folder)
     };
     let places = entries.map(|entry| entry.path());
-    places.filter(|path| path.extension().is_some_and(|end| end == "place")).filter_map(read).collect()
+    places
+        .filter(|path| path.extension().is_some_and(|end| end == "place"))
+        .filter_map(read)
+        .collect()
 }
 
 /// Whether `get` was asked for a file.

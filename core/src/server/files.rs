@@ -192,7 +192,11 @@ impl Server {
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         let member = entry.member.clone();
         offer.from.clone_from(&member);
-        let to = self.hub.recipients(&member, &offer.to);
+        let mut to = self.hub.recipients(&member, &offer.to);
+        if let Some(to) = &mut to {
+            // Nobody comes for what is the server's own.
+            to.retain(|name| name != SERVER_MEMBER);
+        }
         let refused = match &to {
             _ if !is_file_name(&offer.name) => Some("not a name that a file may have"),
             None => Some("no such member, or a room that you are not in"),
@@ -460,7 +464,10 @@ impl Server {
     pub fn file_want(&mut self, now: Now) -> Option<Want> {
         while let Some(id) = self.schedule.next_with_files() {
             if let Some(entry) = self.sessions.get_mut(&id) {
-                if let Some((count, offset, len)) = entry.session.file_want(now.mono)
+                // By a port that has closed nothing leaves; its client is about to follow.
+                let open = self.ports.reads(entry.session.path().port);
+                if let Some((count, offset, len)) =
+                    entry.session.file_want(now.mono).filter(|_| open)
                     && let Some(transfer) = self.files.of(id, Number { ours: true, count })
                 {
                     return Some(Want { transfer, offset, len });
@@ -485,6 +492,9 @@ impl Server {
         let Transfer { session, number, .. } = self.files.transfers.get(&want.transfer)?;
         let (id, count) = (*session, number.count);
         let entry = self.sessions.get_mut(&id)?;
+        if !self.ports.reads(entry.session.path().port) {
+            return None;
+        }
         let bytes = &bytes[..bytes.len().min(want.len)];
         let sent = entry.session.send_chunk(now, (count, want.offset), bytes, out)?;
         // Sending moves deadlines, and the last byte brings a message.

@@ -172,12 +172,15 @@ impl Session {
 
     /// More of a file may come.
     pub(crate) fn raise_limit(&mut self, count: u64, limit: u64) -> Result<(), SendError> {
-        let incoming = self.transfers.incoming.get_mut(&count).ok_or(SendError::Closed)?;
+        let incoming = self.transfers.incoming.get(&count).ok_or(SendError::Closed)?;
         let old = incoming.limit.ok_or(SendError::Closed)?;
         if limit > old {
-            incoming.limit = Some(limit);
             let what = FileMessage::More { limit };
+            // What could not be said can be said later.
             self.send(&Message::File { transfer: count, what }, None)?;
+            if let Some(incoming) = self.transfers.incoming.get_mut(&count) {
+                incoming.limit = Some(limit);
+            }
         }
         Ok(())
     }

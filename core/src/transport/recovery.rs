@@ -419,8 +419,10 @@ impl Recovery {
     pub(crate) fn batch(&mut self, now: Instant) -> usize {
         self.held = None;
         let size = self.mtu.size() as u64;
-        let taken = self.bytes_in_flight + MESSAGE_ROOM;
-        let room = self.controller.window().saturating_sub(taken) / size;
+        let window = self.controller.window();
+        // The smallest window has room for a file too.
+        let taken = self.bytes_in_flight + MESSAGE_ROOM.min(window / 2);
+        let room = window.saturating_sub(taken) / size;
         if room == 0 {
             return 0;
         }

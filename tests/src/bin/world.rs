@@ -68,7 +68,7 @@ fn options() -> Option<Options> {
 #[derive(Debug, Default)]
 struct Totals {
     worlds: u64,
-    sums: [u64; 7],
+    sums: [u64; 10],
     faults: BTreeMap<String, u64>,
     violations: Vec<u64>,
 }
@@ -88,14 +88,15 @@ impl Totals {
     }
 
     fn line(&self) -> String {
-        let [secs, datagrams, chats, shown, keys, ports, moves] = self.sums;
+        let [secs, datagrams, chats, shown, files, arrived, bytes, keys, ports, moves] = self.sums;
         let faults = self.faults.iter().map(|(kind, count)| format!("{count} {kind}"));
         let faults: Vec<_> = faults.collect();
         format!(
             "{} seeds, {} simulated hours, {datagrams} packets, {chats} chats shown {shown} times, \
-             {keys} key and {ports} port rotations, {moves} path moves; faults: {}; {} violations",
+             {files} files whole {arrived} times and {} MB of them, {keys} key and {ports} port rotations, {moves} path moves; faults: {}; {} violations",
             self.worlds,
             secs / 3600,
+            bytes / 1_000_000,
             faults.join(", "),
             self.violations.len()
         )
@@ -107,9 +108,12 @@ fn play_all(options: Options) -> ExitCode {
     let mut out = std::io::stdout().lock();
     for seed in options.from..options.from.saturating_add(options.seeds) {
         let outcome = play(seed, options.hours, options.lines());
-        let Outcome { datagrams, chats, shown, virtual_secs, keys, ports, moves, .. } = outcome;
-        let mut line =
-            format!("{seed} {virtual_secs} {datagrams} {chats} {shown} {keys} {ports} {moves}");
+        let Outcome { datagrams, chats, shown, files, arrived, file_bytes, .. } = outcome;
+        let Outcome { virtual_secs, keys, ports, moves, .. } = outcome;
+        let mut line = format!(
+            "{seed} {virtual_secs} {datagrams} {chats} {shown} {files} {arrived} {file_bytes} \
+             {keys} {ports} {moves}"
+        );
         for (kind, count) in outcome.faults {
             line.push_str(&format!(" {}={count}", kind.replace(' ', "_")));
         }

@@ -370,6 +370,17 @@ fn an_empty_file_and_a_room() {
 }
 
 #[test]
+fn a_file_for_the_server_waits_for_nobody() {
+    let mut scene = Scene::new();
+    let ann = scene.join("ann");
+    let transfer = scene.offer(ann, 1, "@server", content(10, 1));
+    scene.run(1000);
+    assert_eq!(scene.parties[ann].ended, [(transfer, Ok(()))]);
+    assert_eq!(scene.spool.len(), 1);
+    assert_eq!(scene.server.kept_files().count(), 0);
+}
+
+#[test]
 fn who_is_away_is_offered_it_later_and_once() {
     let mut scene = Scene::new();
     let (ann, bob) = (scene.join("ann"), scene.join("bob"));
@@ -466,6 +477,48 @@ fn either_side_cancels() {
         let ended = scene.parties[ann].ended.last().unwrap();
         assert!(matches!(ended, (of, Err(FileFailure::Cancelled(_))) if *of == transfer));
     }
+}
+
+#[test]
+fn nothing_leaves_by_a_port_that_has_closed() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 100_000;
+    scene.offer(ann, 1, "@bob", content(300_000, 1));
+    scene.run(1000);
+    let (now, taken) = (scene.now, *scene.parties[bob].arriving.keys().next().unwrap());
+    scene.parties[bob].client.raise_file_limit(now, taken, 300_000).unwrap();
+    let more = scene.parties[bob].turn(now, &mut scene.out);
+    for mut datagram in more {
+        let path = Path::new(PortId(0), scene.parties[bob].address);
+        assert_eq!(scene.server.handle_datagram(now, path, &mut datagram), None);
+    }
+    let want = scene.server.file_want(now).unwrap();
+    let timing = super::super::Timing::default();
+    let random = &mut scene.server.random.public;
+    let none = super::super::Ports::new(PortChoice::Fixed(1), timing, now, random);
+    let ports = core::mem::replace(&mut scene.server.ports, none);
+    let bytes = vec![0; want.len];
+    assert_eq!(scene.server.send_chunk(now, &want, &bytes, &mut scene.out), None);
+    assert_eq!(scene.server.file_want(now), None);
+    scene.server.ports = ports;
+    scene.run(5000);
+    assert_eq!(scene.parties[bob].got.len(), 1);
+}
+
+#[test]
+fn a_limit_that_was_not_told_is_not_raised() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 0;
+    scene.offer(ann, 1, "@bob", content(3000, 1));
+    scene.run(1000);
+    let (now, taken) = (scene.now, *scene.parties[bob].arriving.keys().next().unwrap());
+    let bob = &mut scene.parties[bob].client;
+    let full = (1..3000).find(|limit| bob.raise_file_limit(now, taken, *limit).is_err()).unwrap();
+    assert_eq!(bob.raise_file_limit(now, taken, full), Err(SendError::WindowFull));
+    scene.run(1000);
+    assert_eq!(scene.parties[1].client.raise_file_limit(scene.now, taken, full), Ok(()));
 }
 
 #[test]

@@ -158,6 +158,16 @@ fn silence(times: &[u64], acked: Option<u64>) -> Recovery {
     recovery
 }
 
+#[test]
+fn the_smallest_window_has_room_for_a_file() {
+    let mut recovery = silence(&[20, 60, 171, 400], None);
+    assert_eq!((recovery.window(), recovery.bytes_in_flight()), (2400, 0));
+    assert_eq!(recovery.batch(at(500)), 1);
+    recovery.sent(sent(6, 500));
+    assert_eq!(recovery.batch(at(501)), 0);
+    assert!(recovery.may_send(1200), "the rest is for messages");
+}
+
 /// RFC 9002 §7.6.
 #[test]
 fn persistent_congestion() {
