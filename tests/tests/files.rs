@@ -1,0 +1,266 @@
+//! Files with the real binaries, from disk to disk (PROTOCOL 5.6).
+
+use clawchat_tests::net::Rng;
+use clawchat_tests::process::{Member, PATIENCE, Process, Sandbox, Server, free_port};
+use core::time::Duration;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A file of `size` bytes that no two seeds share.
+fn make(path: &Path, seed: u64, size: usize) {
+    std::fs::write(path, Rng::new(seed).bytes(size)).unwrap();
+}
+
+fn same(one: &Path, other: &Path) {
+    assert!(std::fs::read(one).unwrap() == std::fs::read(other).unwrap(), "{}", other.display());
+}
+
+/// Names of what is in a folder, partial files left out.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".clawchat-parts")
+        .collect();
+    names.sort();
+    names
+}
+
+struct Scene {
+    sandbox: Sandbox,
+    server: Server,
+    ann: Member,
+    bob: Member,
+    port: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (sandbox, port) = (Sandbox::new(), free_port().to_string());
+        let server = sandbox.serve_with(&["--port", &port]);
+        let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
+        Self { sandbox, server, ann, bob, port }
+    }
+
+    fn send(&self, to: &str, paths: &[&Path]) -> Command {
+        let mut command = self.sandbox.client_of(&self.ann, &["send-file", "--to", to]);
+        command.args(paths);
+        command
+    }
+
+    fn get(&self, into: &Path, words: &[&str]) -> Command {
+        let mut command = self.sandbox.client_of(&self.bob, &["get"]);
+        command.args(words).arg("-o").arg(into);
+        command
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.sandbox.path(name)
+    }
+
+    /// Starts the server again.
+    fn serve_again(&mut self) {
+        self.server = self.sandbox.serve_with(&["--port", &self.port]);
+    }
+}
+
+#[test]
+fn files_of_all_sizes_go_by_way_of_the_server() {
+    let scene = Scene::new();
+    let sizes = [0, 1, 1199, 65_536, 3_000_001];
+    let paths: Vec<_> = sizes.iter().map(|size| scene.path(&format!("file-{size}"))).collect();
+    for (path, size) in paths.iter().zip(sizes) {
+        make(path, size as u64, size);
+    }
+    let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+    let sent = Process::start(scene.send("@bob", &paths)).end().expect(0);
+    for path in &paths {
+        let line = sent.err.iter().find(|line| line.starts_with(name(path))).expect("it is named");
+        assert!(line.contains("sha256 ") && line.contains("verified"), "{line}");
+    }
+    let listed = Process::start(scene.sandbox.client_of(&scene.bob, &["ls", "--json"]));
+    assert!(listed.end().expect(0).out.join("").contains("file-3000001"));
+    let into = scene.path("got");
+    // One by its name, then all others.
+    drop(Process::start(scene.get(&into, &["file-1199"])).end().expect(0));
+    assert_eq!(names(&into), ["file-1199"]);
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    for path in &paths {
+        same(path, &into.join(name(path)));
+    }
+    assert_eq!(names(&into).len(), sizes.len());
+    let spool = scene.sandbox.state().join("spool");
+    assert_eq!(names(&spool), ["parts"], "what everybody has is kept no longer");
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn a_folder_arrives_as_it_is() {
+    let scene = Scene::new();
+    let folder = scene.path("photos");
+    for sub in ["2025/summer", "2026", "empty/within"] {
+        std::fs::create_dir_all(folder.join(sub)).unwrap();
+    }
+    for (index, file) in ["a.jpg", "2025/summer/b.jpg", "2025/a.jpg", "2026/c"].iter().enumerate() {
+        make(&folder.join(file), index as u64, 5000 * index);
+    }
+    std::os::unix::fs::symlink("/etc/passwd", folder.join("link")).unwrap();
+    let sent = Process::start(scene.send("@bob", &[&folder])).end().expect(0);
+    assert!(sent.err.iter().any(|line| line.contains("link") && line.contains("left out")));
+    let into = scene.path("got");
+    drop(Process::start(scene.get(&into, &["photos"])).end().expect(0));
+    for file in ["a.jpg", "2025/summer/b.jpg", "2025/a.jpg", "2026/c"] {
+        same(&folder.join(file), &into.join("photos").join(file));
+    }
+    assert!(into.join("photos/empty/within").is_dir());
+    assert_eq!(names(&into), ["photos"]);
+    assert_eq!(names(&into.join("photos")), ["2025", "2026", "a.jpg", "empty"]);
+    assert!(!into.join(".clawchat-parts").exists(), "nothing is left of it");
+    // Once more: nothing is written over.
+    drop(Process::start(scene.send("@bob", &[&folder])).end().expect(0));
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    assert_eq!(names(&into), ["photos", "photos (2)"]);
+    same(&folder.join("2025/a.jpg"), &into.join("photos (2)/2025/a.jpg"));
+}
+
+#[test]
+fn who_listens_takes_them_and_overwrites_nothing() {
+    let scene = Scene::new();
+    let (path, into) = (scene.path("report.pdf"), scene.path("in"));
+    make(&path, 1, 200_000);
+    let words = ["listen", "--json", "--accept", into.to_str().unwrap()];
+    let mut bob = Process::start(scene.sandbox.client_of(&scene.bob, &words));
+    bob.event("connected");
+    for expected in ["report.pdf", "report (2).pdf"] {
+        drop(Process::start(scene.send("#lobby", &[&path])).end().expect(0));
+        let done = bob.event("done");
+        assert_eq!(done["path"], into.join(expected).to_str().unwrap(), "{bob}");
+        assert!(done["verified"].as_bool().unwrap());
+        same(&path, &into.join(expected));
+    }
+    // To the server itself, and from it.
+    drop(Process::start(scene.send("@server", &[&path])).end().expect(0));
+    same(&path, &scene.sandbox.state().join("inbox/report.pdf"));
+    let path = path.to_str().unwrap();
+    let queued = scene.sandbox.server(&["send-file", "bob", path]);
+    drop(Process::start(queued).end().expect(0));
+    assert_eq!(bob.event("done")["from"], "server");
+    let outbox = scene.sandbox.state().join("outbox/@bob");
+    std::fs::create_dir_all(&outbox).unwrap();
+    std::fs::write(outbox.join("note.txt"), "hello").unwrap();
+    assert_eq!(bob.event("done")["name"], "note.txt");
+    assert_eq!(std::fs::read_to_string(into.join("note.txt")).unwrap(), "hello");
+    assert!(names(&outbox).is_empty());
+    bob.signal(Signal::INT);
+    drop(bob.end().expect(0));
+}
+
+/// Waits until something of the transfer is durable in a folder of partial files.
+fn wait_for_part(folder: &Path) {
+    let until = std::time::Instant::now() + PATIENCE;
+    let is_part = |name: &String| name.ends_with(".part");
+    while !names(folder).iter().any(is_part) {
+        assert!(std::time::Instant::now() < until, "nothing came to {}", folder.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_arrives_whole_and_once() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SEED={seed}");
+    let mut rng = Rng::new(seed);
+    let mut scene = Scene::new();
+    let (path, into) = (scene.path("big.bin"), scene.path("got"));
+    make(&path, seed, 60_000_000);
+    let parts = scene.sandbox.state().join("spool/parts");
+    for round in 0..6 {
+        let mut sending = Process::start(scene.send("@bob", &[&path]));
+        if round == 0 {
+            wait_for_part(&parts);
+        }
+        std::thread::sleep(Duration::from_millis(rng.range(0..=150)));
+        if round % 2 == 0 {
+            sending.kill();
+        } else {
+            scene.server.process.kill();
+            scene.serve_again();
+            sending.signal(Signal::INT);
+        }
+    }
+    drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
+    for round in 0..4 {
+        let mut taking = Process::start(scene.get(&into, &["--all"]));
+        std::thread::sleep(Duration::from_millis(rng.range(0..=150)));
+        if round % 2 == 0 {
+            taking.kill();
+        } else {
+            scene.server.process.kill();
+            scene.serve_again();
+        }
+    }
+    // Whoever was killed is online to the server for a while; a newer session takes over.
+    drop(Process::start(scene.get(&into, &["--all"])).end());
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    // A round may have sent it whole before it was killed: then the next sends another.
+    let got = names(&into);
+    assert!(!got.is_empty());
+    for name in &got {
+        same(&path, &into.join(name));
+    }
+}
+
+#[test]
+fn an_interrupted_sender_says_how_to_go_on() {
+    let scene = Scene::new();
+    let path = scene.path("big.bin");
+    make(&path, 3, 1000);
+    // Larger than the quota lets in: nothing is there to go on with.
+    let sparse = scene.path("sparse.bin");
+    let file = std::fs::File::create(&sparse).unwrap();
+    file.set_len(40 << 30).unwrap();
+    let refused = Process::start(scene.send("@bob", &[&sparse])).end();
+    let refused = refused.expect(1);
+    assert!(refused.err.iter().any(|line| line.contains("quota")), "{refused}");
+    file.set_len(9 << 30).unwrap();
+    let mut sending = Process::start(scene.send("@bob", &[&sparse]));
+    wait_for_part(&scene.sandbox.state().join("spool/parts"));
+    sending.signal(Signal::INT);
+    let paused = sending.end().expect(83);
+    assert!(paused.err.iter().any(|line| line.contains("clawchat send-file")), "{paused}");
+    drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
+}
+
+#[test]
+fn what_goes_wrong_is_said() {
+    let scene = Scene::new();
+    let path = scene.path("a.txt");
+    std::fs::write(&path, "a").unwrap();
+    let send = |to: &str, path: &Path| Process::start(scene.send(to, &[path])).end();
+    drop(send("@nobody", &path).expect(1));
+    drop(send("nobody", &path).expect(2));
+    drop(send("@bob", &scene.path("missing")).expect(66));
+    let bad = scene.path("con.txt");
+    std::fs::write(&bad, "x").unwrap();
+    let refused = send("@bob", &bad).expect(2);
+    assert!(refused.err.iter().any(|line| line.contains("name")), "{refused}");
+    let fifo = scene.path("fifo");
+    let status = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(status.success());
+    drop(send("@bob", &fifo).expect(66));
+    let into = scene.path("got");
+    let missing = Process::start(scene.get(&into, &["nothing"])).end().expect(66);
+    assert!(missing.err.iter().any(|line| line.contains("clawchat ls")), "{missing}");
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    std::fs::write(scene.path("file"), "x").unwrap();
+    drop(send("@bob", &path).expect(0));
+    drop(Process::start(scene.get(&scene.path("file"), &["--all"])).end().expect(73));
+    // It waits all the same.
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    same(&path, &into.join("a.txt"));
+}
