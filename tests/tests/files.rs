@@ -76,11 +76,11 @@ fn files_of_all_sizes_go_by_way_of_the_server() {
     let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
     let sent = Process::start(scene.send("@bob", &paths)).end().expect(0);
     for path in &paths {
-        let line = sent.err.iter().find(|line| line.starts_with(name(path))).expect("it is named");
+        let line = sent.err.lines().find(|line| line.starts_with(name(path))).expect("it is named");
         assert!(line.contains("sha256 ") && line.contains("verified"), "{line}");
     }
     let listed = Process::start(scene.sandbox.client_of(&scene.bob, &["ls", "--json"]));
-    assert!(listed.end().expect(0).out.join("").contains("file-3000001"));
+    assert!(listed.end().expect(0).out.contains("file-3000001"));
     let into = scene.path("got");
     // One by its name, then all others.
     drop(Process::start(scene.get(&into, &["file-1199"])).end().expect(0));
@@ -110,7 +110,7 @@ fn a_folder_arrives_as_it_is() {
     }
     std::os::unix::fs::symlink("/etc/passwd", folder.join("link")).unwrap();
     let sent = Process::start(scene.send("@bob", &[&folder])).end().expect(0);
-    assert!(sent.err.iter().any(|line| line.contains("link") && line.contains("left out")));
+    assert!(sent.err.lines().any(|line| line.contains("link") && line.contains("left out")));
     let into = scene.path("got");
     drop(Process::start(scene.get(&into, &["photos"])).end().expect(0));
     for file in ["a.jpg", "2025/summer/b.jpg", "2025/a.jpg", "2026/c"] {
@@ -226,13 +226,13 @@ fn an_interrupted_sender_says_how_to_go_on() {
     file.set_len(40 << 30).unwrap();
     let refused = Process::start(scene.send("@bob", &[&sparse])).end();
     let refused = refused.expect(1);
-    assert!(refused.err.iter().any(|line| line.contains("quota")), "{refused}");
+    assert!(refused.err.lines().any(|line| line.contains("quota")), "{refused:?}");
     file.set_len(9 << 30).unwrap();
     let mut sending = Process::start(scene.send("@bob", &[&sparse]));
     wait_for_part(&scene.sandbox.state().join("spool/parts"));
     sending.signal(Signal::INT);
     let paused = sending.end().expect(83);
-    assert!(paused.err.iter().any(|line| line.contains("clawchat send-file")), "{paused}");
+    assert!(paused.err.lines().any(|line| line.contains("clawchat send-file")), "{paused:?}");
     drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
 }
 
@@ -248,14 +248,14 @@ fn what_goes_wrong_is_said() {
     let bad = scene.path("con.txt");
     std::fs::write(&bad, "x").unwrap();
     let refused = send("@bob", &bad).expect(2);
-    assert!(refused.err.iter().any(|line| line.contains("name")), "{refused}");
+    assert!(refused.err.lines().any(|line| line.contains("name")), "{refused:?}");
     let fifo = scene.path("fifo");
     let status = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(status.success());
     drop(send("@bob", &fifo).expect(66));
     let into = scene.path("got");
     let missing = Process::start(scene.get(&into, &["nothing"])).end().expect(66);
-    assert!(missing.err.iter().any(|line| line.contains("clawchat ls")), "{missing}");
+    assert!(missing.err.lines().any(|line| line.contains("clawchat ls")), "{missing:?}");
     drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
     std::fs::write(scene.path("file"), "x").unwrap();
     drop(send("@bob", &path).expect(0));

@@ -230,7 +230,7 @@ impl Files {
         let mut arriving = match self.left.remove(&key) {
             Some(left) => left,
             None => {
-                if let Room::Missing { needs, has } = self.spool.room_for(offer.size) {
+                if let Room::Missing { needs, has } = self.spool.room_for_part(&key) {
                     return Err(format!("the server's quota has {has} bytes left of {needs}"));
                 }
                 let remote = self.remote.clone();

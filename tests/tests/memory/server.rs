@@ -78,6 +78,7 @@ impl Bench {
                 members: ["ann", "bob", "eve"].map(member).into(),
                 credentials: Vec::new(),
                 chats: Vec::new(),
+                files: Vec::new(),
                 max_sessions: SESSIONS,
                 key_limits: KeyLimits::default(),
                 provider: &RustCrypto,
