@@ -228,7 +228,7 @@ fn an_interrupted_sender_says_how_to_go_on() {
     let refused = refused.expect(1);
     assert!(refused.err.lines().any(|line| line.contains("quota")), "{refused:?}");
     file.set_len(9 << 30).unwrap();
-    let mut sending = Process::start(scene.send("@bob", &[&sparse]));
+    let sending = Process::start(scene.send("@bob", &[&sparse]));
     wait_for_part(&scene.sandbox.state().join("spool/parts"));
     sending.signal(Signal::INT);
     let paused = sending.end().expect(83);

@@ -102,6 +102,12 @@ impl Plan {
         Ok(Self { paths, notes })
     }
 
+    /// The folders among what is sent.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let folders = self.paths.iter().filter(|(_, walked)| walked.is_some());
+        folders.map(|(path, _)| path.clone()).collect()
+    }
+
     /// The files to send, in order; with the ids that they had when they were begun before.
     pub(super) fn items(self, memory: &Memory, to: &str) -> Outcome<VecDeque<Item>> {
         let mut items = VecDeque::new();

@@ -19,6 +19,7 @@ use clawchat_core::wire::message::{FileError, SessionInfo, hex};
 use core::time::Duration;
 use smol::channel::{Receiver, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,6 +46,8 @@ struct Sending<'a> {
     to: &'a str,
     info: SessionInfo,
     memory: Memory,
+    /// Folders: remembered until all of them is through.
+    folders: Vec<PathBuf>,
     waiting: VecDeque<Item>,
     active: BTreeMap<TransferId, Active>,
     hashed: (Sender<(TransferId, Hashed)>, Receiver<(TransferId, Hashed)>),
@@ -104,7 +107,7 @@ impl<'a> Sending<'a> {
         plan: Plan,
     ) -> Outcome<Self> {
         let memory = Memory::of(&info);
-        let notes = plan.notes.clone();
+        let (notes, folders) = (plan.notes.clone(), plan.folders());
         let waiting = plan.items(&memory, to)?;
         let total = waiting.iter().map(|item| item.size).sum();
         let progress = Progress::new(total, common.json, common.quiet);
@@ -118,6 +121,7 @@ impl<'a> Sending<'a> {
             to,
             info,
             memory,
+            folders,
             waiting,
             active: BTreeMap::new(),
             hashed,
@@ -379,6 +383,9 @@ impl<'a> Sending<'a> {
             let again = format!("clawchat send-file {to}{}", one_line(&paths.join(" ")));
             return Err(Failure::new(Exit::TransferIncomplete, text)
                 .advice(format!("{again}   goes on with it")));
+        }
+        for folder in &self.folders {
+            self.memory.forget(self.to, folder);
         }
         if let Some(failure) = self.failures.pop() {
             for other in &self.failures {

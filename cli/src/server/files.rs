@@ -465,7 +465,8 @@ fn keep(
     let failed = |error: io::Error| {
         format!("a file from {} could not be stored: {}", file.offer.from, disk::plain(&error))
     };
-    if file.to.iter().any(|name| name == SERVER_MEMBER) {
+    let to_us = |to: &Recipient| matches!(to, Recipient::Member(name) if name == SERVER_MEMBER);
+    if to_us(&file.offer.to) {
         let path = incoming.place(inbox, &file.offer.name).map_err(failed)?;
         file.to.clear();
         return Ok((file, Some(path)));

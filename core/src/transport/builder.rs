@@ -3,7 +3,7 @@
 use super::Transport;
 use super::path::Path;
 use super::recovery::Sent;
-use crate::limits::{DATAGRAM_BASE, DATAGRAM_MIN, HEADER_LEN, OVERHEAD};
+use crate::limits::{BATCH_MAX, DATAGRAM_BASE, DATAGRAM_MIN, HEADER_LEN, OVERHEAD};
 use crate::time::Now;
 use crate::wire::cursor::Writer;
 use crate::wire::frame::{
@@ -15,6 +15,8 @@ use core::ops::Range;
 
 /// Largest plaintext of a datagram of the base size.
 const ROOM: usize = DATAGRAM_BASE - OVERHEAD;
+/// From so many packets on it is cheaper to make their message ids and IVs in one pass.
+const BATCH_WORTH: usize = 3;
 
 /// The next datagram, most urgent first: responses, challenges, messages, pings, bare
 /// acknowledgements.
@@ -146,6 +148,9 @@ pub(super) fn chunks(
     out: &mut [u8],
 ) -> usize {
     let segment = transport.recovery.datagram_size();
+    let count = bytes.len().div_ceil(chunk_room(segment - OVERHEAD, transfer, offset).max(1));
+    let mut identities =
+        (count >= BATCH_WORTH).then(|| transport.epochs.identities(now.wall, count.min(BATCH_MAX)));
     let mut at = 0;
     while !bytes.is_empty() && out.len() - at >= segment && !transport.epochs.is_stopped() {
         let room = segment - OVERHEAD;
@@ -155,7 +160,18 @@ pub(super) fn chunks(
         let written = write_chunk(&mut writer, transfer, offset, piece);
         debug_assert!(written, "it was cut to fit");
         let plaintext = writer.len();
-        let (seq, len) = seal_only(transport, now, PacketType::File, datagram, plaintext);
+        let identity = identities.as_mut().and_then(Iterator::next);
+        let (seq, len) = match identity {
+            Some(identity) => {
+                transport.epochs.seal_with(identity, PacketType::File, datagram, plaintext)
+            }
+            None => {
+                let epoch = transport.epochs.current();
+                let file = PacketType::File;
+                let sealed = transport.epochs.seal(epoch, now.wall, file, datagram, plaintext);
+                sealed.expect("the current epoch always seals")
+            }
+        };
         let range = offset..offset + piece.len() as u64;
         transport.outbox.sent(transfer, range.clone());
         let (size, fragments, chunk) = (len as u64, Vec::new(), Some((transfer, range)));
@@ -164,6 +180,8 @@ pub(super) fn chunks(
         offset += piece.len() as u64;
         (at, bytes) = (at + len, rest);
     }
+    transport.last_sent = now.mono;
+    transport.sent_bytes += at as u64;
     at
 }
 

@@ -2,6 +2,7 @@
 
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{Direction, EpochKeys, direction_key};
+use crate::crypto::identity::{Identities, PacketIdentity};
 use crate::crypto::packet::PacketKeys;
 use crate::crypto::replay::ReplayWindow;
 use crate::error::DropReason;
@@ -199,6 +200,28 @@ impl Epochs {
         state.bytes += len as u64;
         self.next_seq += 1;
         Some((seq, len))
+    }
+
+    /// Message ids and IVs for the next `count` packets of the current epoch, made in one pass. Each seals
+    /// once, in order, or not at all.
+    pub(crate) fn identities(&self, timestamp: UnixMs, count: usize) -> Identities {
+        self.current.send.packet.identities(timestamp, self.next_seq, count)
+    }
+
+    /// Seals the plaintext at `out[38..]` in the current epoch under the next of [`Self::identities`].
+    pub(crate) fn seal_with(
+        &mut self,
+        identity: PacketIdentity,
+        kind: PacketType,
+        out: &mut [u8],
+        plaintext: usize,
+    ) -> (u64, usize) {
+        let seq = identity.seq();
+        debug_assert_eq!(seq, self.next_seq, "nothing else was sealed in between");
+        let len = self.current.send.packet.seal_with(identity, kind, out, plaintext);
+        self.current.bytes += len as u64;
+        self.next_seq = seq + 1;
+        (seq, len)
     }
 
     /// What sealed and signed in `epoch`, while the peer may still be in it.
