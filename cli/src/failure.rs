@@ -1,6 +1,7 @@
 //! How a command fails: a documented exit code, what happened, the facts, and what to do next.
 
 use clawchat_core::wire::json::Object;
+use std::collections::VecDeque;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -132,3 +133,31 @@ impl fmt::Display for Failure {
 }
 
 impl core::error::Error for Failure {}
+
+/// What went wrong beside what went well.
+#[derive(Debug, Default)]
+pub struct Failures(VecDeque<Failure>);
+
+impl Failures {
+    /// Adds one.
+    pub fn push(&mut self, failure: Box<Failure>) {
+        self.0.push_back(*failure);
+    }
+
+    /// Says all, and forgets them.
+    pub fn tell(&mut self) {
+        for failure in self.0.drain(..) {
+            crate::text::complain(&failure.to_string());
+        }
+    }
+
+    /// The first is the command's; the others are said.
+    ///
+    /// # Errors
+    /// The first.
+    pub fn into_outcome(mut self) -> Outcome<()> {
+        let first = self.0.pop_front();
+        self.tell();
+        first.map_or(Ok(()), |failure| Err(Box::new(failure)))
+    }
+}

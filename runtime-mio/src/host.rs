@@ -31,12 +31,9 @@ pub trait Host {
     /// The machine has something to tell.
     fn event(&mut self, server: &mut Server, now: Now, event: Event);
 
-    /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. An error, which
-    /// says why, cancels the transfer.
-    ///
-    /// # Errors
-    /// What the peer is told.
-    fn store(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str>;
+    /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. False when they
+    /// can't be: the transfer ends, and its sender may offer the file again.
+    fn store(&mut self, chunk: &Chunk<'_>) -> bool;
 
     /// Nothing more arrives in this turn: what was kept back is written before anything is
     /// acknowledged.

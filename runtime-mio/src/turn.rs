@@ -5,6 +5,7 @@ use crate::host::{Flow, Host, Input};
 use crate::{Driver, WAKER};
 use clawchat_core::server::Action;
 use clawchat_core::time::Now;
+use clawchat_core::wire::message::FileError;
 use core::time::Duration;
 use std::io;
 
@@ -31,9 +32,9 @@ impl<H: Host> Driver<H> {
         for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
             self.receiver.receive(bound, |path, datagram| {
                 if let Some(chunk) = self.server.handle_datagram(now, path, datagram)
-                    && let Err(reason) = host.store(&chunk)
+                    && !host.store(&chunk)
                 {
-                    self.server.cancel_file(now, chunk.transfer, reason);
+                    self.server.file_checked(now, chunk.transfer, Err(FileError::Disk));
                 }
             });
         }

@@ -13,15 +13,13 @@ pub trait Host: Send + Sync + 'static {
     fn offered(&self, transfer: TransferId, id: ChatId);
 
     /// Bytes of a file arrived: to be written at once, or kept until [`Self::flush`]. Runs in the task,
-    /// as do the next two: what takes long is for other threads. An error cancels the transfer.
-    ///
-    /// # Errors
-    /// What the peer is told.
-    fn store(&self, chunk: &Chunk<'_>) -> Result<(), &'static str>;
+    /// as do the next two: what takes long is for other threads. False when they can't be written: the
+    /// transfer ends, and its sender may offer the file again.
+    fn store(&self, chunk: &Chunk<'_>) -> bool;
 
     /// Nothing more arrives in this turn: what was kept back is written before anything is
-    /// acknowledged. Transfers that failed by that, and why.
-    fn flush(&self) -> Vec<(TransferId, &'static str)>;
+    /// acknowledged. Transfers that failed by that.
+    fn flush(&self) -> Vec<TransferId>;
 
     /// Bytes of a file are to be sent: fills `bytes`. An error cancels the transfer.
     ///

@@ -9,6 +9,7 @@ use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::ops::Outcome;
 use clawchat_core::time::Now;
 use clawchat_core::transport::path::Transmit;
+use clawchat_core::wire::message::FileError;
 use core::net::IpAddr;
 use core::time::Duration;
 use smol::Timer;
@@ -112,17 +113,17 @@ impl Task {
                         let (client, host) = (&mut self.client, &self.host);
                         let any = self.sockets.receive(|path, datagram| {
                             if let Some(chunk) = client.handle_datagram(now, path, datagram)
-                                && let Err(reason) = host.store(&chunk)
+                                && !host.store(&chunk)
                             {
-                                client.cancel_file(now, chunk.transfer, reason);
+                                client.file_checked(now, chunk.transfer, Err(FileError::Disk));
                             }
                         });
                         if !any {
                             break;
                         }
                     }
-                    for (transfer, reason) in self.host.flush() {
-                        self.client.cancel_file(now, transfer, reason);
+                    for transfer in self.host.flush() {
+                        self.client.file_checked(now, transfer, Err(FileError::Disk));
                     }
                 }
                 Woken::Writable | Woken::Deadline => {}

@@ -161,9 +161,7 @@ async fn listen_on(common: &Common, link: &Link, taker: &mut Option<Taker<'_>>) 
         }
         if let Some(taker) = taker {
             taker.look().await;
-            for failure in taker.failures.drain(..) {
-                complain(&failure.to_string());
-            }
+            taker.failures.tell();
         }
     }
 }

@@ -100,20 +100,19 @@ impl ClientFiles {
         });
     }
 
-    pub(super) fn store(&self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+    /// Writes bytes that came; false, and the transfer is over, when that fails.
+    pub(super) fn store(&self, chunk: &Chunk<'_>) -> bool {
         let mut inner = self.lock();
-        let stored = match inner.arriving.get_mut(&chunk.transfer) {
-            Some(arriving) => arriving.store(chunk).map_err(|error| disk::plain(&error)),
-            None => return Err("it is not taken here"),
-        };
+        let Some(arriving) = inner.arriving.get_mut(&chunk.transfer) else { return false };
+        let stored = arriving.store(chunk);
         inner.touched.insert(chunk.transfer);
-        stored.map_err(|error| {
-            inner.failed.push((chunk.transfer, error));
-            "the disk failed"
-        })
+        if let Err(error) = &stored {
+            inner.failed.push((chunk.transfer, disk::plain(error)));
+        }
+        stored.is_ok()
     }
 
-    pub(super) fn flush(&self) -> Vec<(TransferId, &'static str)> {
+    pub(super) fn flush(&self) -> Vec<TransferId> {
         let mut inner = self.lock();
         let mut failed = Vec::new();
         for transfer in core::mem::take(&mut inner.touched) {
@@ -124,7 +123,7 @@ impl ClientFiles {
                 Some(Ok(None)) | None => {}
                 Some(Err(error)) => {
                     inner.failed.push((transfer, disk::plain(&error)));
-                    failed.push((transfer, "the disk failed"));
+                    failed.push(transfer);
                 }
             }
         }
@@ -139,7 +138,8 @@ impl ClientFiles {
         let mut read = giving.source.read_at(want.offset, bytes).map_err(|e| disk::plain(&e));
         if giving.looked_at.elapsed() >= LOOK_EVERY {
             giving.looked_at = Instant::now();
-            read = read.and(giving.source.check().map_err(|changed| changed.to_string()));
+            let check = |()| giving.source.check().map_err(|changed| changed.to_string());
+            read = read.and_then(check);
         }
         read.map_err(|why| {
             inner.giving.remove(&want.transfer);

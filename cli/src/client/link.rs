@@ -102,11 +102,11 @@ impl Host for SecHost {
         self.files.offered(transfer, id);
     }
 
-    fn store(&self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+    fn store(&self, chunk: &Chunk<'_>) -> bool {
         self.files.store(chunk)
     }
 
-    fn flush(&self) -> Vec<(TransferId, &'static str)> {
+    fn flush(&self) -> Vec<TransferId> {
         self.files.flush()
     }
 

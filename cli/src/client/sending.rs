@@ -8,7 +8,7 @@ use super::outgoing::{Item, Kind, Plan};
 use super::progress::Progress;
 use crate::disk::digest::Digest;
 use crate::disk::source::Source;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Failures, Outcome};
 use crate::files::Hashed;
 use crate::text::{bytes, complain, event, one_line, print};
 use clawchat_core::client::Event;
@@ -30,6 +30,9 @@ const AT_A_TIME: usize = 32;
 /// A file that changes again and again is given up after so many beginnings.
 const BEGINNINGS: u32 = 3;
 
+/// A digest, and of which transfer.
+type Digested = (TransferId, Hashed);
+
 /// A file on its way.
 struct Active {
     item: Item,
@@ -50,13 +53,13 @@ struct Sending<'a> {
     folders: Vec<PathBuf>,
     waiting: VecDeque<Item>,
     active: BTreeMap<TransferId, Active>,
-    hashed: (Sender<(TransferId, Hashed)>, Receiver<(TransferId, Hashed)>),
+    hashed: (Sender<Digested>, Receiver<Digested>),
     progress: Progress,
     /// Bytes of files that are through.
     done: u64,
     files: usize,
     /// What could not be sent, and why.
-    failures: Vec<Box<Failure>>,
+    failures: Failures,
 }
 
 /// How the command ended.
@@ -128,7 +131,7 @@ impl<'a> Sending<'a> {
             progress,
             done: 0,
             files,
-            failures: Vec::new(),
+            failures: Failures::default(),
         })
     }
 
@@ -387,12 +390,7 @@ impl<'a> Sending<'a> {
         for folder in &self.folders {
             self.memory.forget(self.to, folder);
         }
-        if let Some(failure) = self.failures.pop() {
-            for other in &self.failures {
-                complain(&other.to_string());
-            }
-            return Err(failure);
-        }
+        core::mem::take(&mut self.failures).into_outcome()?;
         if !self.common.json && !self.common.quiet {
             let pace = self.progress.pace(self.done);
             complain(&format!("> {} for {}, in {pace}", bytes(self.done), self.to));

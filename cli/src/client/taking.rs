@@ -10,7 +10,7 @@ use crate::disk;
 use crate::disk::folder::{MANIFEST_MAX, Manifest};
 use crate::disk::incoming::Key;
 use crate::disk::room::Room;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Failures, Outcome};
 use crate::files::{Arriving, Hashed, key_of};
 use crate::text::{answer, bytes, complain, event, list, one_line, print};
 use clawchat_core::client::Event;
@@ -64,7 +64,7 @@ pub(super) struct Taker<'a> {
     room_at: Instant,
     paused: bool,
     /// Files that could not be taken.
-    pub(super) failures: Vec<Box<Failure>>,
+    pub(super) failures: Failures,
     /// How many came.
     pub(super) taken: usize,
 }
@@ -92,7 +92,7 @@ impl<'a> Taker<'a> {
             done: 0,
             room_at: Instant::now(),
             paused: false,
-            failures: Vec::new(),
+            failures: Failures::default(),
             taken: 0,
         })
     }
@@ -178,7 +178,7 @@ impl<'a> Taker<'a> {
             if self.received.has_file(&offer) {
                 self.confirm(transfer, offer).await;
             } else if let Err(why) = self.start(transfer, &offer).await {
-                self.link.handle.cancel_file(transfer, "the receiver can't take it");
+                // Left without an answer, it waits for the next session.
                 let name = one_line(&offer.name);
                 let failure = Failure::new(Exit::CannotWrite, format!("{name}: {why}"));
                 self.failures.push(failure);
@@ -534,8 +534,7 @@ pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
         taker.received = Shown::received(&info);
         let end = get_all(&mut taker, &link, what).await;
         let unfinished = taker.stop();
-        let (taken, failure) = (taker.taken, taker.failures.pop());
-        taker.failures.iter().for_each(|other| complain(&other.to_string()));
+        let (taken, failures) = (taker.taken, core::mem::take(&mut taker.failures));
         drop(taker);
         match end {
             End::Compromised => return Err(link.wiped().await),
@@ -547,9 +546,7 @@ pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
             let failure = Failure::new(Exit::TransferIncomplete, what);
             return Err(failure.advice("the same command goes on with them"));
         }
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        failures.into_outcome()?;
         if taken == 0 && !what.all {
             let text = format!("the server has no such file for you: {}", what.names.join(", "));
             return Err(Failure::new(Exit::NoSuchFile, one_line(&text)).advice("clawchat ls"));

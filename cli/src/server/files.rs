@@ -10,8 +10,9 @@ use crate::disk::source::Source;
 use crate::disk::spool::{Meta, Spool};
 use crate::failure::{Exit, Outcome};
 use crate::files::{Arriving, Hashed, key_of};
-use crate::text::{complain, list};
+use crate::text::{bytes, complain, list};
 use clawchat_core::id::{ChatId, OpId, TransferId};
+use clawchat_core::limits::FILE_AGE;
 use clawchat_core::ops::{self, Chunk, FileFailure, Want};
 use clawchat_core::server::{Event, Server, StoredFile};
 use clawchat_core::time::{Now, UnixMs};
@@ -35,6 +36,8 @@ const ROOM_EVERY: Duration = Duration::from_secs(5);
 const LEFT: usize = 64;
 /// Bytes of files that are kept for members, unless the operator says otherwise.
 const QUOTA: u64 = 10 << 30;
+/// How often it is looked for parts that nobody goes on with.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Bytes copied at a time.
 const COPY: usize = 1 << 20;
 /// What lies in the outbox untouched for so long is whole.
@@ -371,10 +374,18 @@ impl Files {
         }
     }
 
-    pub(super) fn store(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
-        let arriving = self.arriving.get_mut(&chunk.transfer).ok_or("it is not taken here")?;
+    /// Writes bytes that came; false, and the transfer is over, when that fails.
+    pub(super) fn store(&mut self, chunk: &Chunk<'_>) -> bool {
+        let Some(arriving) = self.arriving.get_mut(&chunk.transfer) else { return false };
         self.touched.insert(chunk.transfer);
-        arriving.store(chunk).map_err(|_| "the server's disk failed")
+        let stored = arriving.store(chunk);
+        if let Err(error) = &stored {
+            let size = arriving.offer.size;
+            complain(&format!("a file of {} can't be stored: {}", bytes(size), disk::plain(error)));
+            // What is durable of it counts when it is offered again.
+            self.arriving.remove(&chunk.transfer);
+        }
+        stored.is_ok()
     }
 
     pub(super) fn flush(&mut self, server: &mut Server, now: Now) {
@@ -385,7 +396,7 @@ impl Files {
                 Ok(None) => {}
                 Err(_) => {
                     self.arriving.remove(&transfer);
-                    server.cancel_file(now, transfer, "the server's disk failed");
+                    server.file_checked(now, transfer, Err(FileError::Disk));
                 }
             }
         }
@@ -420,7 +431,14 @@ fn worker(
     remote: Remote<Command>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
+        let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
+        let mut swept = Instant::now();
         while let Ok(job) = work.recv() {
+            // Parts that nobody goes on with would count against the quota for ever.
+            if swept.elapsed() >= SWEEP_EVERY {
+                swept = Instant::now();
+                let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
+            }
             match job {
                 // What could not be saved comes again after a restart.
                 Job::Save(checkpoint) => drop(checkpoint.save()),

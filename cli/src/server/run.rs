@@ -247,7 +247,7 @@ impl Host for ServerHost {
         }
     }
 
-    fn store(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+    fn store(&mut self, chunk: &Chunk<'_>) -> bool {
         self.files.store(chunk)
     }
 
