@@ -37,6 +37,11 @@ fn file_command(world: &mut World, name: &str, fields: &mut Fields) -> Outcome<O
                 let end = |index: usize| range[index].as_u64().ok_or("have: no range");
                 set.insert(end(0)?..end(1)?);
             }
+            // So many ranges of one byte, with one missing after each.
+            let count = fields.maybe("every_other").and_then(|count| count.as_u64());
+            for at in 0..count.unwrap_or(0) {
+                set.insert(at * 2..at * 2 + 1);
+            }
             done(match &mut world.machine {
                 Machine::Server(server) => server.accept_file(now, transfer, &set, limit),
                 Machine::Client(client) => client.accept_file(now, transfer, &set, limit),
