@@ -262,7 +262,7 @@ impl Chaos {
         let mut chance = |most| if faulty { rng.below(most) } else { 0 };
         self.world.files.faults = FileFaults {
             slow: chance(400),
-            never: chance(60),
+            never: chance(150),
             refuse: chance(60),
             read: chance(20),
             write: chance(100),
@@ -346,8 +346,8 @@ impl Chaos {
 
     fn act(&mut self) {
         match self.rng.below(100) {
-            0..39 => self.say(),
-            39..45 => self.transfer(),
+            0..36 => self.say(),
+            36..45 => self.transfer(),
             45..48 => (0..self.rng.range(2..=30)).for_each(|_| self.say()),
             48..56 => self.rotate(),
             56..58 => self.stop_server(),

@@ -84,11 +84,17 @@ impl Files {
     /// What the application is told of what the session says.
     pub(super) fn take(
         &mut self,
+        now: Now,
         session: &mut Session,
         number: Number,
         event: FileEvent,
     ) -> Option<Event> {
         if let FileEvent::Offered(offer) = event {
+            if !is_file_name(&offer.name) {
+                // Whatever its server lets through: no host ever sees such a name.
+                session.cancel_file(now, number, "not a name that a file may have");
+                return None;
+            }
             let transfer = self.fresh();
             self.incoming.insert(transfer, number.count);
             self.numbers.insert(number, transfer);

@@ -299,7 +299,7 @@ impl Client {
                     self.announced(now, announced);
                 }
                 SessionEvent::File(number, event) => {
-                    self.events.extend(self.files.take(session, number, event));
+                    self.events.extend(self.files.take(now, session, number, event));
                 }
                 SessionEvent::Message(message) => {
                     self.events.extend(self.chats.take(now.mono, message));

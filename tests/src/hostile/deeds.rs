@@ -42,7 +42,13 @@ impl Hostile {
             Abuse::Chats => self.chats(index),
             Abuse::Receipts => self.receipts(index),
             Abuse::Presence => self.presence(index),
-            Abuse::Files => self.files(index),
+            Abuse::Files
+            | Abuse::Offers
+            | Abuse::FilePieces
+            | Abuse::Chunks
+            | Abuse::FileTurns
+            | Abuse::FileTakes
+            | Abuse::WholeFiles => self.abuse_files(index, abuse),
             Abuse::Stored => self.false_stored(index),
             Abuse::OldSecrets => self.lines[index].is_over = true,
             Abuse::BadSignals => self.signal(index, false),
@@ -101,7 +107,8 @@ impl Hostile {
     fn run_up_debts(&mut self, index: usize) {
         for _ in 0..self.rng.range(1..=self.measure.flood) {
             if self.rng.chance(500) {
-                self.file_offer(index);
+                let size = self.rng.below(1 << 50);
+                self.offer_file(index, "a.bin", size);
             } else {
                 let id = chat_id(&mut self.rng);
                 self.chat(index, &id, "@nobody", 1);
@@ -228,33 +235,6 @@ impl Hostile {
             self.say(index, PacketType::Presence, &presence);
             self.lines[index].is_over = true;
         }
-    }
-
-    fn file_offer(&mut self, index: usize) {
-        let to = self.rng.pick(&self.targets).cloned().unwrap_or_default();
-        let transfer = self.lines[index].next_transfer;
-        self.lines[index].next_transfer += 1;
-        let offer = json!({
-            "type": "file_offer", "transfer": transfer, "id": chat_id(&mut self.rng),
-            "name": "a.bin", "size": self.rng.below(1 << 50), "to": to,
-        });
-        self.say(index, PacketType::File, &offer);
-    }
-
-    fn files(&mut self, index: usize) {
-        for _ in 0..self.rng.range(1..=10) {
-            self.file_offer(index);
-        }
-        let transfer = self.rng.below(self.lines[index].next_transfer + 1);
-        let transfer = if self.rng.chance(20) { transfer } else { 0 };
-        let chunk = json!({"chunk": {"transfer": transfer, "offset": 1 << 30, "length": 900}});
-        self.send(index, PacketType::File, &[chunk]);
-        let what = match self.rng.below(40) {
-            0 => json!({"type": "file_done", "transfer": transfer, "ok": true}),
-            1 => json!({"type": "file_accept", "transfer": transfer, "have": [], "limit": 1}),
-            _ => json!({"type": "file_cancel", "transfer": transfer, "reason": "why not"}),
-        };
-        self.say(index, PacketType::File, &what);
     }
 
     fn false_stored(&mut self, index: usize) {

@@ -1,5 +1,6 @@
 //! Sessions of the hostile member: the handshake as it should be, and what it answers.
 
+use super::files::Transfers;
 use super::{Abuse, Hostile, PATIENCE, text};
 use crate::scenario::frames;
 use crate::scenario::link::{Birth, Link, Opened, Packet};
@@ -45,7 +46,7 @@ pub(super) struct Line {
     pub(super) offered: bool,
     /// Chats that came by it.
     pub(super) heard: Vec<String>,
-    pub(super) next_transfer: u64,
+    pub(super) transfers: Transfers,
 }
 
 /// A message of key rotation.
@@ -111,7 +112,7 @@ impl Hostile {
             styles,
             offered: false,
             heard: Vec::new(),
-            next_transfer: 0,
+            transfers: Transfers::default(),
         });
     }
 
@@ -243,6 +244,7 @@ impl Hostile {
                     self.offer(index);
                 }
             }
+            (kind, _) if kind.starts_with("file_") => self.lines[index].transfers.hear(message),
             ("chat", _) => {
                 let line = &mut self.lines[index];
                 if line.heard.len() < 200 {

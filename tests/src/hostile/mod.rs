@@ -4,6 +4,7 @@
 //! addresses they come from go out. What it is told is checked only as far as its keys reach.
 
 mod deeds;
+mod files;
 mod line;
 mod server;
 
@@ -54,6 +55,18 @@ pub enum Abuse {
     Presence,
     /// File offers, chunks of no transfer.
     Files,
+    /// Files offered without end, 17 at once, and under names that no file may have.
+    Offers,
+    /// Files in as many pieces as can be, begun and left.
+    FilePieces,
+    /// Bytes of files past their limit or size, over others, and of what is over.
+    Chunks,
+    /// Messages about files out of turn.
+    FileTurns,
+    /// Files of others taken in small steps, and left.
+    FileTakes,
+    /// Small files as they should be, as fast as can be.
+    WholeFiles,
     /// `credential_stored` with wrong timestamps.
     Stored,
     /// New sessions with the same old secret, whose renewals are never confirmed.
@@ -78,7 +91,7 @@ pub enum Abuse {
 
 impl Abuse {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::Fragments,
         Self::Pieces,
         Self::Window,
@@ -95,6 +108,12 @@ impl Abuse {
         Self::Receipts,
         Self::Presence,
         Self::Files,
+        Self::Offers,
+        Self::FilePieces,
+        Self::Chunks,
+        Self::FileTurns,
+        Self::FileTakes,
+        Self::WholeFiles,
         Self::Stored,
         Self::OldSecrets,
         Self::BadSignals,

@@ -43,11 +43,13 @@ pub enum Torment {
     Errors,
     /// Pings and CHALLENGEs.
     Pings,
+    /// Files offered, and sent in as many pieces as can be.
+    Files,
 }
 
 impl Torment {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unfinished,
         Self::Silence,
         Self::Chats,
@@ -58,6 +60,7 @@ impl Torment {
         Self::Triggers,
         Self::Errors,
         Self::Pings,
+        Self::Files,
     ];
 }
 
@@ -74,6 +77,8 @@ pub struct HostileServer {
     /// Holds messages open in this session, and so can send none.
     hoards: bool,
     transfers: u64,
+    /// Transfers that the client took, and the pieces that were sent of each.
+    taken: Vec<(u64, u64)>,
     now: UnixMs,
     out: VecDeque<Vec<u8>>,
     sessions: u64,
@@ -104,6 +109,7 @@ impl HostileServer {
             established: false,
             hoards: false,
             transfers: 0,
+            taken: Vec::new(),
             now: UnixMs(0),
             out: VecDeque::new(),
             sessions: 0,
@@ -165,6 +171,7 @@ impl HostileServer {
         let packet = Packet { epoch: 0, seq, iv_seq: None, kind, timestamp, plaintext: &plaintext };
         self.out.push_back(link.seal(&packet).ok()?);
         (self.link, self.established, self.transfers) = (Some(link), false, 0);
+        self.taken.clear();
         let others = self.torments.iter().any(|torment| *torment != Torment::Unfinished);
         let hoards = self.torments.contains(&Torment::Unfinished);
         self.hoards = hoards && (!others || self.rng.chance(300));
@@ -192,6 +199,10 @@ impl HostileServer {
         for message in &opened.messages {
             if text(message, "step") == "offer" {
                 self.answer(message);
+            } else if text(message, "type") == "file_accept" {
+                self.taken.extend(message["transfer"].as_u64().map(|transfer| (transfer, 0)));
+            } else if text(message, "type") == "file_cancel" {
+                self.taken.retain(|(transfer, _)| message["transfer"] != *transfer);
             } else if text(message, "type") == "chat" && !silent {
                 let id = &message["id"];
                 let stored = json!({"type": "receipt", "id": id, "state": "stored", "by": "server", "at": 1});
@@ -236,7 +247,12 @@ impl HostileServer {
         let torments = self.torments.clone();
         match self.rng.pick(&torments) {
             _ if self.hoards => self.hoard(),
-            Some(Torment::Silence) => self.offer_files(),
+            // Each has a name that is refused.
+            Some(Torment::Silence) => {
+                let count = self.rng.range(1..=30);
+                (0..count).for_each(|_| self.offer_file("../a.bin"));
+            }
+            Some(Torment::Files) => self.send_pieces(),
             Some(Torment::Chats) => self.flood(60, PacketType::Chat, |rng| {
                 json!({
                     "type": "chat", "id": id(rng), "from": name(rng), "to": "#lobby",
@@ -291,14 +307,31 @@ impl HostileServer {
         }
     }
 
-    fn offer_files(&mut self) {
-        for _ in 0..self.rng.range(1..=30) {
-            let offer = json!({
-                "type": "file_offer", "transfer": self.transfers, "id": id(&mut self.rng),
-                "name": "a.bin", "size": 1_u64 << 40, "to": "@ann", "from": "bob",
+    fn offer_file(&mut self, name: &str) {
+        let offer = json!({
+            "type": "file_offer", "transfer": self.transfers, "id": id(&mut self.rng),
+            "name": name, "size": 1_u64 << 40, "to": "@ann", "from": "bob",
+        });
+        self.transfers += 1;
+        self.say(PacketType::File, &offer);
+    }
+
+    /// Every other byte of files that the client took.
+    fn send_pieces(&mut self) {
+        if self.transfers < 20 + self.taken.len() as u64 {
+            self.offer_file("a.bin");
+        }
+        let Some(index) = self.taken.len().checked_sub(1).map(|last| self.rng.index(last + 1))
+        else {
+            return;
+        };
+        for _ in 0..500 {
+            let (transfer, pieces) = self.taken[index];
+            self.taken[index].1 += 1;
+            let chunk = json!({
+                "chunk": {"transfer": transfer, "offset": pieces * 2, "length": 1},
             });
-            self.transfers += 1;
-            self.say(PacketType::File, &offer);
+            self.send(PacketType::File, &[chunk]);
         }
     }
 

@@ -9,8 +9,8 @@ use std::path::Path;
 
 /// The file of the requirements, beside those of scenarios.
 pub(super) const FILE: &str = "requirements.json";
-/// Sections of which something may be unbuilt: file transfer, and NAT.
-const UNBUILT: [&str; 2] = ["PROTOCOL 5.6", "PROTOCOL 9"];
+/// Sections of which something may be unbuilt: NAT.
+const UNBUILT: [&str; 1] = ["PROTOCOL 9"];
 
 /// A sentence of the protocol, or a number in one.
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 use clawchat_core::client::{self, Client};
 use clawchat_core::error::CloseReason;
 use clawchat_core::id::{OpId, TransferId};
-use clawchat_core::ops::{Deadline, FileFailure, Outcome};
+use clawchat_core::ops::{Chunk, Deadline, FileFailure, Outcome, Want};
 use clawchat_core::server::{
-    self, Alert, Audit, Credential, CredentialStatus, Resource, Server, StoredChat,
+    self, Alert, Audit, Credential, CredentialStatus, Resource, Server, StoredChat, StoredFile,
 };
 use clawchat_core::time::Now;
 use clawchat_core::transport::path::{Path, Transmit};
@@ -29,12 +29,22 @@ pub(super) fn value_of(object: &Object) -> Value {
 }
 
 impl Machine {
-    /// Input: a datagram.
-    pub(super) fn handle_datagram(&mut self, now: Now, path: Path, datagram: &mut [u8]) {
-        let _chunk = match self {
+    /// Input: a datagram. The bytes of a file that it brought count as an event.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Now,
+        path: Path,
+        datagram: &mut [u8],
+    ) -> Option<Value> {
+        let chunk = match self {
             Self::Server(server) => server.handle_datagram(now, path, datagram),
             Self::Client(client) => client.handle_datagram(now, path, datagram),
         };
+        chunk.map(|Chunk { transfer, offset, bytes }| {
+            json!({
+                "event": "chunk", "transfer": transfer.0, "offset": offset, "length": bytes.len(),
+            })
+        })
     }
 
     /// Input: a deadline may have come.
@@ -61,6 +71,29 @@ impl Machine {
         }
     }
 
+    /// Output: bytes of a file that are wanted.
+    pub(super) fn file_want(&mut self, now: Now) -> Option<Want> {
+        match self {
+            Self::Server(server) => server.file_want(now),
+            Self::Client(client) => client.file_want(now),
+        }
+    }
+
+    /// Output: some of those bytes, sealed.
+    pub(super) fn send_chunk(
+        &mut self,
+        now: Now,
+        want: &Want,
+        len: usize,
+        out: &mut [u8],
+    ) -> Option<Transmit> {
+        let bytes = vec![b' '; len];
+        match self {
+            Self::Server(server) => server.send_chunk(now, want, &bytes, out),
+            Self::Client(client) => client.send_chunk(now, want, &bytes, out),
+        }
+    }
+
     /// Output: an action, and the security file in it.
     pub(super) fn poll_action(&mut self) -> Option<(OpId, Value)> {
         match self {
@@ -69,11 +102,17 @@ impl Machine {
         }
     }
 
-    /// Output: an event.
-    pub(super) fn poll_event(&mut self) -> Option<Value> {
+    /// Output: an event, and the file that is to be checked by it.
+    pub(super) fn poll_event(&mut self) -> Option<(Value, Option<StoredFile>)> {
         match self {
-            Self::Server(server) => server.poll_event().map(|event| server_event(&event)),
-            Self::Client(client) => client.poll_event().map(|event| client_event(&event)),
+            Self::Server(server) => server.poll_event().map(|event| {
+                let value = server_event(&event);
+                match event {
+                    server::Event::FileComplete { file, .. } => (value, Some(file)),
+                    _ => (value, None),
+                }
+            }),
+            Self::Client(client) => client.poll_event().map(|event| (client_event(&event), None)),
         }
     }
 
@@ -103,6 +142,7 @@ impl Machine {
                 "epochs": server.sessions().iter().map(|s| s.epoch.0).collect::<Vec<_>>(),
                 "remotes": server.sessions().iter().map(|s| s.remote.to_string()).collect::<Vec<_>>(),
                 "port": server.port(),
+                "files_kept": server.kept_files().count(),
                 "drained": server.is_drained(),
                 "waiting": server.members().iter()
                     .map(|m| (m.name.clone(), json!(m.waiting))).collect::<serde_json::Map<_, _>>(),

@@ -49,8 +49,12 @@ impl World {
     fn reply(&mut self, name: &str, attempt: usize, kind: PacketType, list: &[Value]) -> Outcome {
         let datagram = self.seal_next(name, attempt, kind, list)?;
         let path = self.peers.get(name).ok_or("no such peer")?.path();
-        self.machine.handle_datagram(self.now, path, &mut datagram.clone());
-        Ok(())
+        let chunk = self.machine.handle_datagram(self.now, path, &mut datagram.clone());
+        if chunk.is_some() {
+            Err("nobody sends bytes of a file by habit".to_owned())
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends a message of the peer's channel.

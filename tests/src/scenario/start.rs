@@ -15,10 +15,10 @@ use clawchat_core::random::Seed;
 use clawchat_core::secret::Secret;
 use clawchat_core::server::{
     Credential, CredentialStatus, Member, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig,
-    StoredChat, Timing,
+    StoredChat, StoredFile, Timing,
 };
 use clawchat_core::time::{Instant, Now, UnixMs};
-use clawchat_core::wire::message::{Chat, Recipient};
+use clawchat_core::wire::message::{Chat, FileOffer, Recipient};
 use clawchat_core::wire::secfile::{PortSchedule, SecurityFile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -177,6 +177,24 @@ fn credential(file: u64, name: &str, now: Now, over: Value) -> Outcome<(Credenti
     })
 }
 
+/// A file that a server kept from before.
+fn stored_file(value: Value, now: Now) -> Outcome<StoredFile> {
+    Fields::of(value)?.all(|file| {
+        let id = ChatId::parse(&file.text("id")?).ok_or("no id")?;
+        let (from, size) = (file.text("from")?, file.uint("size")?);
+        let to = Recipient::parse(&file.text("to")?).ok_or("no recipient")?;
+        let name = file.maybe("file").and_then(|name| name.as_str().map(str::to_owned));
+        let name = name.unwrap_or_else(|| "a.bin".to_owned());
+        let waits = file.list("waits")?;
+        let waits = waits.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        let age = file.maybe("age").map_or_else(|| Ok(Default::default()), |age| duration(&age))?;
+        let age = u64::try_from(age.as_millis()).unwrap_or(0);
+        let stored_at = UnixMs(now.wall.0.saturating_sub(age));
+        let offer = FileOffer { id, name, size, to, from };
+        Ok(StoredFile { offer, sha256: [0x11; 32], to: waits, stored_at })
+    })
+}
+
 fn stored_chat(value: Value, now: Now) -> Outcome<StoredChat> {
     Fields::of(value)?.all(|chat| {
         let id = ChatId::parse(&chat.text("id")?).ok_or("no chat id")?;
@@ -224,6 +242,8 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
     let server_name = start.maybe("server_name").and_then(|name| name.as_str().map(str::to_owned));
     let chats = start.maybe("chats").and_then(|chats| chats.as_array().cloned());
     let chats = chats.unwrap_or_default().into_iter().map(|chat| stored_chat(chat, now));
+    let kept = start.maybe("kept_files").and_then(|kept| kept.as_array().cloned());
+    let kept = kept.unwrap_or_default().into_iter().map(|file| stored_file(file, now));
     let (mut credentials, mut data) = (Vec::new(), BTreeMap::new());
     for (index, (name, over)) in files.into_iter().enumerate() {
         let (credential, file) = credential(index as u64 + 1, &name, now, over)?;
@@ -240,7 +260,7 @@ fn server(start: &mut Fields, now: Now, mut rng: Rng) -> Outcome<World> {
         members: members.into_iter().map(|(name, rooms)| Member { name, rooms }).collect(),
         credentials,
         chats: chats.collect::<Outcome<_>>()?,
-        files: Vec::new(),
+        files: kept.collect::<Outcome<_>>()?,
         max_sessions: usize::try_from(max).unwrap_or(usize::MAX),
         key_limits: key_limits(start)?,
         provider: &RustCrypto,

@@ -14,6 +14,7 @@ use clawchat_core::crypto::identity::Identity;
 use clawchat_core::id::{OpId, PortId};
 use clawchat_core::limits::{DATAGRAM_BASE, DATAGRAM_MAX};
 use clawchat_core::secret::Secret;
+use clawchat_core::server::StoredFile;
 use clawchat_core::time::{Duration, Now, UnixMs};
 use clawchat_core::transport::path::Path;
 use clawchat_core::wire::header::{Header, PacketType};
@@ -117,6 +118,10 @@ pub(super) struct World {
     completes: BTreeMap<String, String>,
     /// What peers do by themselves.
     pub(super) habits: Habits,
+    /// Files that the machine asked to be checked, by their transfers.
+    pub(super) complete_files: BTreeMap<u64, StoredFile>,
+    /// The host reads what is wanted of files.
+    reads: bool,
     /// Chance for the peers.
     pub(super) rng: Rng,
     /// The highest message id that the machine has used, plus one.
@@ -148,6 +153,8 @@ impl World {
             waiting: Vec::new(),
             completes: BTreeMap::new(),
             habits,
+            complete_files: BTreeMap::new(),
+            reads: true,
             rng,
             most_messages: 0,
         }
@@ -178,6 +185,9 @@ impl World {
                     flag("sees_acks", &mut self.habits.sees_acks);
                     Ok(())
                 })?;
+            }
+            if let Some(Value::Bool(reads)) = what.maybe("reads") {
+                self.reads = reads;
             }
             let completes = what.maybe("complete").unwrap_or_else(|| json!({}));
             for (name, word) in completes.as_object().ok_or("complete: no object")? {
@@ -222,8 +232,27 @@ impl World {
     /// # Errors
     /// See [`Self::settle`].
     pub(super) fn deliver(&mut self, path: Path, datagram: &[u8]) -> Outcome {
-        self.machine.handle_datagram(self.now, path, &mut datagram.to_vec());
+        let chunk = self.machine.handle_datagram(self.now, path, &mut datagram.to_vec());
+        if let Some(chunk) = chunk {
+            self.outputs.push(Output { value: self.timed(chunk), bytes: Vec::new() });
+        }
         self.settle()
+    }
+
+    /// Hands the machine so many of the bytes of a file that it wants, at most; what it wanted.
+    ///
+    /// # Errors
+    /// See [`Self::settle`].
+    pub(super) fn read_file(&mut self, most: usize) -> Outcome<Value> {
+        let Some(want) = self.machine.file_want(self.now) else { return Ok(Value::Null) };
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let (now, len) = (self.now, want.len.min(most));
+        let sent = self.machine.send_chunk(now, &want, len, &mut buffer);
+        let Some(sent) = sent else { return Ok(json!("no longer wanted")) };
+        for datagram in buffer[..sent.len].chunks(sent.segment.max(1)) {
+            self.receive(sent.path, datagram.to_vec())?;
+        }
+        Ok(json!({"transfer": want.transfer.0, "offset": want.offset, "length": want.len}))
     }
 
     /// Takes all outputs of the machine; peers answer as is their habit.
@@ -242,8 +271,11 @@ impl World {
                 idle = false;
                 self.act(op, value);
             }
-            while let Some(event) = self.machine.poll_event() {
+            while let Some((event, file)) = self.machine.poll_event() {
                 idle = false;
+                if let (Some(file), Some(transfer)) = (file, event["transfer"].as_u64()) {
+                    self.complete_files.insert(transfer, file);
+                }
                 self.outputs.push(Output { value: self.timed(event), bytes: Vec::new() });
             }
             if let Some(sent) = self.machine.poll_transmit(self.now, &mut buffer) {
@@ -252,6 +284,9 @@ impl World {
                 for datagram in datagrams.map(<[u8]>::to_vec).collect::<Vec<_>>() {
                     self.receive(sent.path, datagram)?;
                 }
+            }
+            if idle && self.reads {
+                idle = self.read_file(usize::MAX)?.is_null();
             }
             if idle {
                 return Ok(());

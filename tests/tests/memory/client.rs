@@ -3,13 +3,14 @@
 use crate::{Meter, judge, longer};
 use clawchat_core::client::{Client, ClientConfig, Event};
 use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::id::{OpId, PortId};
+use clawchat_core::id::{OpId, PortId, TransferId};
 use clawchat_core::limits::{
-    CHANNEL_BACKLOG, CHANNEL_BYTES, CHANNEL_MESSAGES, CHATS_SEEN, CHATS_UNRECEIPTED, KeyLimits,
-    MESSAGE_PIECES, SECURITY_FILE_MAX,
+    CHANNEL_BACKLOG, CHANNEL_BYTES, CHANNEL_MESSAGES, CHATS_SEEN, CHATS_UNRECEIPTED, FILE_PIECES,
+    FILES_TAKEN, KeyLimits, MESSAGE_PIECES, OFFERS_UNANSWERED, SECURITY_FILE_MAX,
 };
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
+use clawchat_core::ranges::RangeSet;
 use clawchat_core::secret::Secret;
 use clawchat_core::time::{Instant, Now, UnixMs};
 use clawchat_core::transport::path::Path;
@@ -54,6 +55,8 @@ struct Bench {
     out: Vec<u8>,
     server: HostileServer,
     done: Vec<OpId>,
+    /// Files that the host has taken, which is not the machine's memory.
+    taken: Vec<TransferId>,
 }
 
 impl Bench {
@@ -76,7 +79,15 @@ impl Bench {
         // The file it begins with was made before.
         meter.held += i64::try_from(before).unwrap_or(0);
         let client = client.expect("it was just made");
-        Self { now: 0, meter, client, out: vec![0; 65_536], server, done: Vec::new() }
+        Self {
+            now: 0,
+            meter,
+            client,
+            out: vec![0; 65_536],
+            server,
+            done: Vec::new(),
+            taken: Vec::with_capacity(FILES_TAKEN),
+        }
     }
 
     fn step(&mut self) {
@@ -102,12 +113,24 @@ impl Bench {
 
     fn drain(&mut self) {
         let now = at(self.now);
-        let Self { meter, client, .. } = self;
+        let Self { meter, client, taken, .. } = self;
         let mut closed = false;
         while meter.count(|| {
-            let event = client.poll_event();
-            closed |= matches!(event, Some(Event::Closed(_)));
-            event.is_some()
+            let Some(event) = client.poll_event() else { return false };
+            match event {
+                Event::Closed(_) => closed = true,
+                Event::FileOffered { transfer, offer } if taken.len() < FILES_TAKEN => {
+                    let _gone = client.accept_file(now, transfer, &RangeSet::new(), offer.size);
+                    taken.push(transfer);
+                }
+                Event::FileComplete { transfer, .. } => {
+                    taken.retain(|of| *of != transfer);
+                    client.file_checked(now, transfer, Ok(()));
+                }
+                Event::FileEnded { transfer, .. } => taken.retain(|of| *of != transfer),
+                _ => {}
+            }
+            true
         }) {}
         if closed {
             meter.count(|| client.connect(now));
@@ -153,7 +176,9 @@ fn bound() -> usize {
     let seen = CHATS_SEEN * (2 * 64 + 3 * 40 + 2 * 40);
     // Renewed files: one in use, one being stored, one behind it, and one on its way to be.
     let files = 4 * SECURITY_FILE_MAX;
-    incoming + owed + unreceipted + seen + files + FIXED
+    // Files that are offered, and ranges of those that it takes, in vectors that double.
+    let taken = FILES_TAKEN * FILE_PIECES * 16 * 2 + (FILES_TAKEN + OFFERS_UNANSWERED) * 512;
+    incoming + owed + unreceipted + seen + files + taken + FIXED
 }
 
 /// Messages of the window.

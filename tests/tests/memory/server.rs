@@ -3,19 +3,22 @@
 use crate::{Meter, judge, longer};
 use clawchat_core::client::{self, Client, ClientConfig};
 use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::id::{OpId, PortId};
+use clawchat_core::id::{OpId, PortId, SessionId, TransferId};
 use clawchat_core::limits::{
     CHANNEL_BACKLOG, CHANNEL_BYTES, CHANNEL_MESSAGES, CHATS_BURST, CHATS_PENDING, CHATS_REMEMBERED,
-    HELLO_BURST, HELLOS_REMEMBERED, KeyLimits, MAILBOX_BYTES, MAILBOX_MESSAGES, MESSAGE_MAX,
-    MESSAGE_PIECES, OWED, SECRETS_RETIRED, SESSIONS, TRIAL_ADDRESSES,
+    FILE_PIECES, FILE_RANGES, FILES_REMEMBERED, FILES_TAKEN, HELLO_BURST, HELLOS_REMEMBERED,
+    KeyLimits, MAILBOX_BYTES, MAILBOX_MESSAGES, MESSAGE_MAX, MESSAGE_PIECES, OWED, SECRETS_RETIRED,
+    SESSIONS, TRIAL_ADDRESSES,
 };
 use clawchat_core::ops::Outcome;
 use clawchat_core::random::Seed;
+use clawchat_core::ranges::RangeSet;
 use clawchat_core::server::{
     Action, Event, Member, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig, Timing,
 };
 use clawchat_core::time::{Instant, Now, UnixMs};
 use clawchat_core::transport::path::Path;
+use clawchat_core::wire::message::FileError;
 use clawchat_core::wire::secfile::SecurityFile;
 use clawchat_tests::disk::duplicate;
 use clawchat_tests::hostile::{Abuse, Hostile};
@@ -51,6 +54,10 @@ struct Bench {
     meter: Meter,
     server: Server,
     out: Vec<u8>,
+    /// Files that the host has taken, which is not the machine's memory.
+    taken: Vec<(SessionId, TransferId)>,
+    /// Stands for what files hold.
+    content: Vec<u8>,
     plan: Plan,
     /// Actions that are performed, and when that is known.
     doing: VecDeque<(u64, OpId)>,
@@ -91,6 +98,8 @@ impl Bench {
             meter,
             server: server.expect("it was just made"),
             out: vec![0; 65_536],
+            taken: Vec::with_capacity(TAKEN),
+            content: vec![0; 65_536],
             plan,
             doing: VecDeque::new(),
             issued: Vec::new(),
@@ -184,14 +193,15 @@ impl Bench {
     /// Takes all that the server puts out.
     fn drain(&mut self) {
         let now = at(self.now);
-        let Self { meter, server, .. } = self;
+        let Self { meter, server, taken, .. } = self;
         let mut ended = false;
         while meter.count(|| {
-            let event = server.poll_event();
-            if let Some(Event::Disconnected { member, .. }) = &event {
+            let Some(event) = server.poll_event() else { return false };
+            if let Event::Disconnected { member, .. } = &event {
                 ended |= member == "bob";
             }
-            event.is_some()
+            host_files(server, now, taken, event);
+            true
         }) {}
         if ended {
             self.complain("the session of an honest member ended".to_string());
@@ -209,8 +219,14 @@ impl Bench {
             self.meter.count(|| drop(action));
         }
         loop {
-            let Self { meter, server, out, .. } = self;
-            let Some(sent) = meter.count(|| server.poll_transmit(now, out)) else { break };
+            let Self { meter, server, out, content, .. } = self;
+            let sent = meter.count(|| {
+                server.poll_transmit(now, out).or_else(|| {
+                    let want = server.file_want(now)?;
+                    server.send_chunk(now, &want, &content[..want.len], out)
+                })
+            });
+            let Some(sent) = sent else { break };
             let to = sent.path.remote;
             for part in self.out[..sent.len].chunks(sent.segment.max(1)) {
                 if to == SocketAddr::from(BOB) {
@@ -234,6 +250,12 @@ impl Bench {
         while let Some(event) = bob.poll_event() {
             match event {
                 client::Event::Chat(_) => self.bob_saw += 1,
+                client::Event::FileOffered { transfer, offer } => {
+                    let _gone = bob.accept_file(now, transfer, &RangeSet::new(), offer.size);
+                }
+                client::Event::FileComplete { transfer, .. } => {
+                    bob.file_checked(now, transfer, Ok(()));
+                }
                 client::Event::Closed(reason) => {
                     self.complain(format!("bob is cut off: {reason:?}"));
                 }
@@ -266,6 +288,38 @@ impl Bench {
     }
 }
 
+/// Files that the host takes in all.
+const TAKEN: usize = 4096;
+/// Files that it has room for.
+const QUOTA: usize = 500;
+
+/// What a host does with files: it takes so many at a time, and keeps no more than its quota.
+fn host_files(
+    server: &mut Server,
+    now: Now,
+    taken: &mut Vec<(SessionId, TransferId)>,
+    event: Event,
+) {
+    match event {
+        Event::FileOffered { transfer, session, offer } => {
+            let of_session = taken.iter().filter(|(of, _)| *of == session).count();
+            if of_session < FILES_TAKEN && taken.len() < TAKEN {
+                let _gone = server.accept_file(now, transfer, &RangeSet::new(), offer.size);
+                taken.push((session, transfer));
+            } else {
+                server.cancel_file(now, transfer, "too many at a time");
+            }
+        }
+        Event::FileComplete { transfer, file } => {
+            let room = server.kept_files().count() < QUOTA;
+            taken.retain(|(_, of)| *of != transfer);
+            server.file_checked(now, transfer, if room { Ok(file) } else { Err(FileError::Disk) });
+        }
+        Event::FileEnded { transfer, .. } => taken.retain(|(_, of)| *of != transfer),
+        _ => {}
+    }
+}
+
 const MEMBERS: usize = 3;
 /// Messages of the window.
 const WINDOW: usize = 64;
@@ -283,6 +337,10 @@ fn bound(plan: Plan) -> usize {
     // It owes a window of messages, and while that has room half as many of the longest; beside them
     // answers, all of them short, in the channel and before it.
     let outgoing = CHANNEL_BYTES + WINDOW / 2 * MESSAGE_MAX + (CHANNEL_BACKLOG + OWED) * 512;
+    // Of files that it takes there are ranges, in vectors that double, and of each that it sends what was
+    // named and what is left of it; the rest of what is in flight is small.
+    let files = FILES_TAKEN * (FILE_PIECES * 16 * 2 + FILE_RANGES * 16 * 8);
+    let outgoing = outgoing + files;
     // Two are established, and one of them may have just made way for another.
     let sessions = 3 * (incoming + outgoing + 64 * 1024);
     // Chats on their way to the disk: a burst of the longest; all that may wait when it hangs.
@@ -294,7 +352,10 @@ fn bound(plan: Plan) -> usize {
     // Secrets known to be refused, with the key that their hellos are known by.
     let secrets = SECRETS_RETIRED * 1_024;
     let addresses = TRIAL_ADDRESSES * 128;
-    MEMBERS * (mailbox + remembered) + sessions + storing + hellos + secrets + addresses + FIXED
+    // Files that are kept, or are known to have been passed on.
+    let kept = (QUOTA + FILES_REMEMBERED) * 1_024;
+    let rest = storing + hellos + secrets + addresses + kept + FIXED;
+    MEMBERS * (mailbox + remembered) + sessions + rest
 }
 
 /// Replies that wait, what the monitor counts, the configuration.

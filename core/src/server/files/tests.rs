@@ -9,6 +9,7 @@ use crate::ops::{Chunk, Outcome};
 use crate::random::Seed;
 use crate::time::Duration;
 use crate::transport::path::Path;
+use crate::wire::message::Recipient;
 use crate::wire::secfile::SecurityFile;
 use alloc::vec;
 use core::net::SocketAddr;
@@ -519,6 +520,20 @@ fn a_limit_that_was_not_told_is_not_raised() {
     assert_eq!(bob.raise_file_limit(now, taken, full), Err(SendError::WindowFull));
     scene.run(1000);
     assert_eq!(scene.parties[1].client.raise_file_limit(scene.now, taken, full), Ok(()));
+}
+
+#[test]
+fn a_client_refuses_a_bad_name_whoever_lets_it_through() {
+    let mut scene = Scene::new();
+    let bob = scene.join("bob");
+    let to = Recipient::Member("bob".to_string());
+    let (name, from) = ("../a file.bin".to_string(), "ann".to_string());
+    let offer = FileOffer { id: ChatId([1; 16]), name, size: 5, to, from };
+    let (to, stored_at) = (vec!["bob".to_string()], scene.now.wall);
+    scene.server.keep_file(StoredFile { offer, sha256: [0; 32], to, stored_at });
+    scene.run(1000);
+    assert!(scene.parties[bob].arriving.is_empty());
+    assert_eq!(scene.server.kept_files().count(), 0);
 }
 
 #[test]
