@@ -136,12 +136,12 @@ impl core::error::Error for Failure {}
 
 /// What went wrong beside what went well.
 #[derive(Debug, Default)]
-pub struct Failures(VecDeque<Failure>);
+pub struct Failures(VecDeque<Box<Failure>>);
 
 impl Failures {
     /// Adds one.
     pub fn push(&mut self, failure: Box<Failure>) {
-        self.0.push_back(*failure);
+        self.0.push_back(failure);
     }
 
     /// Says all, and forgets them.
@@ -158,6 +158,6 @@ impl Failures {
     pub fn into_outcome(mut self) -> Outcome<()> {
         let first = self.0.pop_front();
         self.tell();
-        first.map_or(Ok(()), |failure| Err(Box::new(failure)))
+        first.map_or(Ok(()), Err)
     }
 }

@@ -422,7 +422,7 @@ impl<'a> Taker<'a> {
     }
 
     /// Makes durable what is here; how many files are not whole.
-    pub(super) fn stop(&mut self) -> usize {
+    pub(super) fn stop(&self) -> usize {
         self.progress.end();
         self.link.files.save_all();
         // It stays while anything is in it.
