@@ -1,20 +1,19 @@
 //! Files at the server (PROTOCOL 5.6): it is one end of every transfer, keeps what members send, and
 //! offers it on to those it is for, also after a restart.
 
+mod room;
+
 use super::{Action, Event, Server, Waits};
 use crate::error::SendError;
 use crate::id::{ChatId, SessionId, TransferId};
-use crate::limits::{FILE_AGE, FILES_KEPT, FILES_REMEMBERED};
+use crate::limits::{FILES_KEPT, FILES_REMEMBERED};
 use crate::ops::{FileFailure, Want};
 use crate::ranges::RangeSet;
 use crate::session::{FileEvent, Number, Session};
 use crate::time::{Now, UnixMs};
 use crate::transport::path::Transmit;
-use crate::wire::message::{
-    ErrorCode, ErrorMessage, FileError, FileOffer, Message, Recipient, SERVER_MEMBER, is_file_name,
-};
+use crate::wire::message::{FileError, FileOffer, Recipient, SERVER_MEMBER, is_file_name};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -34,11 +33,20 @@ pub struct StoredFile {
 /// Who sent a file, and its id.
 type Key = (String, ChatId);
 
+/// Whether a file that a member offers is here already.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    No,
+    /// More of its kind are taken than may be at a time.
+    Waits,
+    Taken,
+}
+
 /// What a transfer is about.
 #[derive(Debug)]
 enum What {
     /// A member sends it, for these.
-    In { offer: FileOffer, to: Vec<String> },
+    In { offer: FileOffer, to: Vec<String>, known: Known },
     /// It is sent to a member: its number among those kept.
     Out { file: u64, taken: bool },
 }
@@ -184,6 +192,7 @@ impl Server {
                 self.file_through(now, transfer, Err(FileFailure::Cancelled(reason)));
             }
         }
+        self.take_known(id);
         self.offer_files(id);
     }
 
@@ -211,15 +220,13 @@ impl Server {
             entry.session.cancel_file(now, number, "this id was another file's");
             return;
         }
-        let size = offer.size;
-        let what = What::In { offer: offer.clone(), to: to.unwrap_or_default() };
-        let transfer = self.files.begin(id, number, what);
+        let to = to.unwrap_or_default();
         if known.is_some() {
-            // It is here: nothing of it has to come again.
-            let mut have = RangeSet::new();
-            have.insert(0..size);
-            let _gone = entry.session.accept_file(number.count, &have, size);
+            self.files.begin(id, number, What::In { offer, to, known: Known::Waits });
+            self.take_known(id);
         } else {
+            let what = What::In { offer: offer.clone(), to, known: Known::No };
+            let transfer = self.files.begin(id, number, what);
             self.events.push_back(Event::FileOffered { transfer, session: id, offer });
         }
     }
@@ -247,7 +254,7 @@ impl Server {
 
     /// All of a member's file has arrived.
     fn file_complete(&mut self, now: Now, id: SessionId, transfer: TransferId, sha256: [u8; 32]) {
-        let Some(Transfer { number, what: What::In { offer, to }, .. }) =
+        let Some(Transfer { number, what: What::In { offer, to, .. }, .. }) =
             self.files.transfers.get(&transfer)
         else {
             return;
@@ -286,6 +293,12 @@ impl Server {
     fn file_passed(&mut self, now: Now, file: u64, member: &str) {
         let Some((from, id)) = self.files.passed(file, member) else { return };
         self.note_file(now, from, id, member);
+        for session in self.hub.sessions_of(member) {
+            // It never comes again, however long the session lasts.
+            if let Some(offered) = self.files.offered.get_mut(&session) {
+                offered.remove(&file);
+            }
+        }
         let same = |(transfer, other): (&TransferId, &Transfer)| match other.what {
             What::Out { file: of, taken: false } if of == file => Some(*transfer),
             What::In { .. } | What::Out { .. } => None,
@@ -315,6 +328,7 @@ impl Server {
         }
         let mut touched = false;
         while entry.session.may_offer()
+            && self.files.has_room(id)
             && let Some((file, stored)) = self.files.next_for(id, &entry.member)
             && let Ok(count) = entry.session.offer_file(&stored.offer)
         {
@@ -333,24 +347,6 @@ impl Server {
         for transfer in self.files.session_ended(id) {
             let result = Err(FileFailure::Interrupted);
             self.events.push_back(Event::FileEnded { transfer, result });
-        }
-    }
-
-    /// Drops the files that nobody came for in time.
-    pub(super) fn expire_files(&mut self, now: Now) {
-        let age = u64::try_from(FILE_AGE.as_millis()).unwrap_or(u64::MAX);
-        let old = |stored: &StoredFile| now.wall.0.saturating_sub(stored.stored_at.0) >= age;
-        let expired = self.files.kept.iter().filter(|(_, stored)| old(stored));
-        let expired: Vec<_> =
-            expired.flat_map(|(file, s)| s.to.iter().map(move |to| (*file, to.clone()))).collect();
-        for (file, member) in expired {
-            let offer = self.files.kept.get(&file).map(|stored| stored.offer.clone());
-            self.file_passed(now, file, &member);
-            let Some(FileOffer { from, id, .. }) = offer else { continue };
-            let message = format!("file not delivered: for 7 days nobody came as @{member}");
-            let (code, fatal) = (ErrorCode::NoRecipient, false);
-            let error = ErrorMessage { code, message, fatal, id: Some(id), now: None };
-            self.send_receipt(now, &from, Message::Error(error));
         }
     }
 
@@ -438,6 +434,7 @@ impl Server {
             self.with_session(now, session, |session, _| {
                 session.cancel_file(now, number, reason);
             });
+            self.offer_files(session);
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::client::{self, Client, ClientConfig};
 use crate::crypto::aead::RustCrypto;
 use crate::id::PortId;
-use crate::limits::{DATAGRAM_MAX, KeyLimits};
+use crate::limits::{DATAGRAM_MAX, FILES_TAKEN, KeyLimits, OFFERS_UNANSWERED};
 use crate::ops::{Chunk, Outcome};
 use crate::random::Seed;
 use crate::time::Duration;
@@ -63,6 +63,8 @@ struct Party {
     got: Vec<(FileOffer, Vec<u8>)>,
     ended: Vec<(TransferId, Result<(), FileFailure>)>,
     accepts: bool,
+    /// It hashes what it sends.
+    hashes: bool,
     /// The SHA-256 that it tells is not that of the file.
     lies: bool,
     online: bool,
@@ -135,6 +137,7 @@ impl Scene {
             got: vec![],
             ended: vec![],
             accepts: true,
+            hashes: true,
             lies: false,
             online: true,
             limit: u64::MAX >> 8,
@@ -290,7 +293,7 @@ impl Party {
                 self.arriving.insert(transfer, arriving);
                 self.client.accept_file(now, transfer, &have, self.limit).unwrap();
             }
-            client::Event::FileAccepted { transfer, .. } => {
+            client::Event::FileAccepted { transfer, .. } if self.hashes => {
                 let digest = if self.lies { [7; 32] } else { sha256(&self.sources[&transfer]) };
                 self.client.file_digest(now, transfer, digest);
             }
@@ -451,6 +454,49 @@ fn transfers_at_once_and_more_than_may_wait() {
     let ids: BTreeSet<_> = scene.parties[bob].got.iter().map(|(offer, _)| offer.id).collect();
     assert_eq!(ids.len(), 40);
     assert!(scene.parties[bob].got.iter().all(|(o, got)| *got == content(got.len(), o.id.0[0])));
+}
+
+#[test]
+fn what_is_known_is_taken_a_few_at_a_time() {
+    let mut scene = Scene::new();
+    let ann = scene.join("ann");
+    scene.join("bob");
+    scene.offer(ann, 1, "@bob", content(10, 1));
+    scene.run(1000);
+    scene.parties[ann].hashes = false;
+    let again: Vec<_> = (0..60).map(|_| scene.offer(ann, 1, "@bob", content(10, 1))).collect();
+    scene.run(1000);
+    assert_eq!(scene.server.files.transfers.len(), FILES_TAKEN + OFFERS_UNANSWERED);
+    scene.parties[ann].hashes = true;
+    let now = scene.now;
+    for transfer in again {
+        scene.parties[ann].client.file_digest(now, transfer, sha256(&content(10, 1)));
+    }
+    scene.run(2000);
+    let ended = &scene.parties[ann].ended;
+    assert_eq!(ended.iter().filter(|(_, result)| result.is_ok()).count(), 61);
+    assert!(scene.server.files.transfers.is_empty());
+    assert_eq!(scene.parties[1].got.len(), 1);
+}
+
+#[test]
+fn who_takes_files_and_leaves_them_is_offered_no_more() {
+    let mut scene = Scene::new();
+    let (ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].limit = 0;
+    for id in 0..50 {
+        scene.offer(ann, id, "@bob", content(1000 + usize::from(id), id));
+    }
+    scene.run(5000);
+    assert_eq!(scene.sending.len(), FILES_TAKEN + OFFERS_UNANSWERED);
+    scene.parties[bob].limit = 5000;
+    let (now, taken) = (scene.now, scene.parties[bob].arriving.keys().copied());
+    for transfer in taken.collect::<Vec<_>>() {
+        scene.parties[bob].client.raise_file_limit(now, transfer, 5000).unwrap();
+    }
+    scene.run(5000);
+    assert_eq!(scene.parties[bob].got.len(), 50);
+    assert!(scene.server.files.offered.values().all(BTreeSet::is_empty));
 }
 
 #[test]
