@@ -16,6 +16,11 @@ const SLOT: usize = 65_536;
 /// Receives at a time: a client's one peer fills no more.
 const SLOTS: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
 
+/// Room of the kernel for what the task has not read yet, bytes; best effort.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// Room of the kernel for what the link has not taken yet, bytes; best effort.
+const SEND_BUFFER: usize = 1 << 20;
+
 #[derive(Debug)]
 struct Bound {
     io: Async<UdpSocket>,
@@ -113,6 +118,16 @@ async fn ready(socket: Option<impl Future<Output = io::Result<()>>>) {
     }
 }
 
+/// Asks for more room than the system gives by itself; it gives what it wants to.
+fn widen(socket: &Socket) {
+    if socket.recv_buffer_size().is_ok_and(|size| size < RECEIVE_BUFFER) {
+        let _refused = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
+    if socket.send_buffer_size().is_ok_and(|size| size < SEND_BUFFER) {
+        let _refused = socket.set_send_buffer_size(SEND_BUFFER);
+    }
+}
+
 fn open(v4: bool) -> io::Result<Bound> {
     let (domain, ip) = if v4 {
         (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED))
@@ -123,6 +138,7 @@ fn open(v4: bool) -> io::Result<Bound> {
     if !v4 {
         socket.set_only_v6(true)?;
     }
+    widen(&socket);
     socket.bind(&SocketAddr::new(ip, 0).into())?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
     Ok(Bound { io: Async::new(socket.into())?, state, v4 })

@@ -171,50 +171,100 @@ fn wait_for_part(folder: &Path) {
     }
 }
 
-#[test]
-fn killed_at_any_moment_it_arrives_whole_and_once() {
+/// Sends a file while both sides and the server are killed at random moments, in so many rounds each
+/// at most so many milliseconds apart.
+fn kill_in_between(size: u64, rounds: u64, apart: u64) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let mut rng = Rng::new(seed);
     let mut scene = Scene::new();
     let (path, into) = (scene.path("big.bin"), scene.path("got"));
-    make(&path, seed, 60_000_000);
+    make_large(&path, seed, size);
     let parts = scene.sandbox.state().join("spool/parts");
-    for round in 0..6 {
+    for round in 0..rounds {
         let mut sending = Process::start(scene.send("@bob", &[&path]));
         if round == 0 {
             wait_for_part(&parts);
         }
-        std::thread::sleep(Duration::from_millis(rng.range(0..=150)));
+        std::thread::sleep(Duration::from_millis(rng.range(0..=apart)));
         if round % 2 == 0 {
             sending.kill();
         } else {
             scene.server.process.kill();
             scene.serve_again();
-            sending.signal(Signal::INT);
+            std::thread::sleep(Duration::from_millis(rng.range(0..=apart)));
+            sending.kill();
         }
     }
-    drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
-    for round in 0..4 {
+    let done = Process::start(scene.send("@bob", &[&path])).end_within(PATIENCE * 10).expect(0);
+    println!("{}", done.err);
+    for round in 0..rounds {
         let mut taking = Process::start(scene.get(&into, &["--all"]));
-        std::thread::sleep(Duration::from_millis(rng.range(0..=150)));
-        if round % 2 == 0 {
-            taking.kill();
-        } else {
+        std::thread::sleep(Duration::from_millis(rng.range(0..=apart)));
+        if round % 2 == 1 {
             scene.server.process.kill();
             scene.serve_again();
+            std::thread::sleep(Duration::from_millis(rng.range(0..=apart)));
         }
+        taking.kill();
     }
-    // Whoever was killed is online to the server for a while; a newer session takes over.
-    drop(Process::start(scene.get(&into, &["--all"])).end());
-    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
-    // A round may have sent it whole before it was killed: then the next sends another.
+    let done = Process::start(scene.get(&into, &["--all"])).end_within(PATIENCE * 10).expect(0);
+    println!("{}", done.err);
+    // A round may have sent it whole before it was killed: then the next sent another.
     let got = names(&into);
     assert!(!got.is_empty());
     for name in &got {
-        same(&path, &into.join(name));
+        same_large(&path, &into.join(name));
     }
+    assert_eq!(names(&scene.sandbox.state().join("spool")), ["parts"]);
+}
+
+/// A file of `size` bytes, written in pieces.
+fn make_large(path: &Path, seed: u64, size: u64) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).expect("it can be made");
+    let (mut rng, mut left) = (Rng::new(seed), size);
+    while left > 0 {
+        let piece = left.min(1 << 20);
+        let bytes = rng.bytes(usize::try_from(piece).expect("it is small"));
+        file.write_all(&bytes).expect("it can be written");
+        left -= piece;
+    }
+}
+
+fn same_large(one: &Path, other: &Path) {
+    use std::io::Read;
+    let mut files = [one, other].map(|path| std::fs::File::open(path).expect("it is there"));
+    let mut pieces = [vec![0; 1 << 20], vec![0; 1 << 20]];
+    loop {
+        let mut lens = [0; 2];
+        for ((file, piece), len) in files.iter_mut().zip(&mut pieces).zip(&mut lens) {
+            while *len < piece.len() {
+                match file.read(&mut piece[*len..]).expect("it can be read") {
+                    0 => break,
+                    more => *len += more,
+                }
+            }
+        }
+        assert!(lens[0] == lens[1] && pieces[0][..lens[0]] == pieces[1][..lens[1]]);
+        if lens[0] == 0 {
+            return;
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_arrives_whole() {
+    kill_in_between(60_000_000, 6, 150);
+}
+
+/// By hand, on a disk with 20 GiB to spare: `cargo test --release -p clawchat-tests --test files --
+/// --ignored`.
+#[test]
+#[ignore = "it needs 20 GiB of disk"]
+fn five_gib_survive_kills() {
+    kill_in_between(5 << 30, 10, 3000);
 }
 
 #[test]
