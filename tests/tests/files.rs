@@ -161,14 +161,18 @@ fn who_listens_takes_them_and_overwrites_nothing() {
     drop(bob.end().expect(0));
 }
 
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Waits until something of the transfer is durable in a folder of partial files.
 fn wait_for_part(folder: &Path) {
-    let until = std::time::Instant::now() + PATIENCE;
     let is_part = |name: &String| name.ends_with(".part");
-    while !names(folder).iter().any(is_part) {
-        assert!(std::time::Instant::now() < until, "nothing came to {}", folder.display());
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_until("something comes", || names(folder).iter().any(is_part));
 }
 
 /// Sends a file while both sides and the server are killed at random moments, in so many rounds each
@@ -285,6 +289,12 @@ fn an_interrupted_sender_says_how_to_go_on() {
     sending.signal(Signal::INT);
     let paused = sending.end().expect(83);
     assert!(paused.err.lines().any(|line| line.contains("clawchat send-file")), "{paused:?}");
+    let parts = scene.sandbox.state().join("spool/parts");
+    assert!(!names(&parts).is_empty());
+    let mut cancel = scene.send("@bob", &[&sparse]);
+    cancel.arg("--cancel");
+    drop(Process::start(cancel).end().expect(0));
+    wait_until("what was there of it goes", || names(&parts).is_empty());
     drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
 }
 
@@ -312,7 +322,12 @@ fn what_goes_wrong_is_said() {
     std::fs::write(scene.path("file"), "x").unwrap();
     drop(send("@bob", &path).expect(0));
     drop(Process::start(scene.get(&scene.path("file"), &["--all"])).end().expect(73));
-    // It waits all the same.
+    // It waits all the same, until it is refused.
+    let mut refuse = scene.sandbox.client_of(&scene.bob, &["get", "--refuse"]);
+    drop(send("@bob", &scene.path("file")).expect(0));
+    refuse.arg("file");
+    drop(Process::start(refuse).end().expect(0));
     drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
     same(&path, &into.join("a.txt"));
+    assert_eq!(names(&into), ["a.txt"]);
 }

@@ -109,6 +109,9 @@ pub(super) struct SendFile {
     /// Who they go to: `@server` is the server itself.
     #[arg(long, value_name = "#room|@member", default_value = SendFile::TO)]
     pub(super) to: String,
+    /// Send them no further: what the server has of them goes.
+    #[arg(long)]
+    pub(super) cancel: bool,
     /// Files and folders.
     #[arg(required = true, value_name = "PATH")]
     pub(super) paths: Vec<PathBuf>,
@@ -127,6 +130,9 @@ pub(super) struct Get {
     /// All of them.
     #[arg(long, conflicts_with = "names")]
     pub(super) all: bool,
+    /// Do not take them, and let the server offer them no more.
+    #[arg(long, conflicts_with = "output")]
+    pub(super) refuse: bool,
     /// Put them into this folder, and not the present one.
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,

@@ -60,6 +60,8 @@ struct Sending<'a> {
     files: usize,
     /// What could not be sent, and why.
     failures: Failures,
+    /// They are to go no further.
+    cancel: bool,
 }
 
 /// How the command ended.
@@ -82,6 +84,7 @@ pub(super) fn send_file(common: &Common, what: &SendFile) -> Outcome<()> {
     smol::block_on(async {
         let info = link.connected(common.timeout).await?;
         let mut sending = Sending::new(common, &link, &what.to, info, plan)?;
+        sending.cancel = what.cancel;
         let end = sending.run().await;
         sending.progress.end();
         let summary = sending.summary(what);
@@ -132,6 +135,7 @@ impl<'a> Sending<'a> {
             done: 0,
             files,
             failures: Failures::default(),
+            cancel: false,
         })
     }
 
@@ -203,6 +207,7 @@ impl<'a> Sending<'a> {
     fn take(&mut self, what: Event) {
         self.take_digests();
         match what {
+            Event::FileAccepted { transfer, .. } if self.cancel => self.cancelled(transfer),
             Event::FileAccepted { transfer, held } => self.accepted(transfer, held),
             Event::FileEnded { transfer, result: Ok(()) } => self.arrived(transfer),
             Event::FileEnded { transfer, result: Err(why) } => self.refused(transfer, &why),
@@ -268,6 +273,17 @@ impl<'a> Sending<'a> {
                 }
                 Err(error) => self.give_up(transfer, &crate::disk::plain(&error)),
             }
+        }
+    }
+
+    /// The server knows now which file is meant: it goes no further.
+    fn cancelled(&mut self, transfer: TransferId) {
+        let Some(active) = self.active.remove(&transfer) else { return };
+        self.link.handle.cancel_file(transfer, "its sender cancelled it");
+        self.link.files.given(transfer);
+        active.item.through(&self.memory, self.to);
+        if !self.common.quiet && !self.common.json {
+            self.progress.say(&format!("cancelled: {}", one_line(&active.item.name)));
         }
     }
 
@@ -391,7 +407,7 @@ impl<'a> Sending<'a> {
             self.memory.forget(self.to, folder);
         }
         core::mem::take(&mut self.failures).into_outcome()?;
-        if !self.common.json && !self.common.quiet {
+        if !self.cancel && !self.common.json && !self.common.quiet {
             let pace = self.progress.pace(self.done);
             complain(&format!("> {} for {}, in {pace}", bytes(self.done), self.to));
         }

@@ -137,6 +137,21 @@ impl<'a> Taker<'a> {
         }
     }
 
+    /// Refuses an offer for good.
+    fn refuse(&mut self, transfer: TransferId, offer: &FileOffer) {
+        self.link.handle.cancel_file(transfer, "refused");
+        self.taken += 1;
+        if self.common.json {
+            print(
+                &event("refused")
+                    .with("name", offer.name.as_str())
+                    .with("id", offer.id.to_string()),
+            );
+        } else if !self.common.quiet {
+            complain(&format!("refused: {} from {}", one_line(&offer.name), offer.from));
+        }
+    }
+
     /// Goes on with everything.
     pub(super) async fn look(&mut self) {
         self.start_next().await;
@@ -600,7 +615,11 @@ async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
             is_wanted(what, offer, within)
         };
         for (transfer, offer) in others.extract_if(.., wanted).collect::<Vec<_>>() {
-            taker.offered(transfer, offer);
+            if what.refuse {
+                taker.refuse(transfer, &offer);
+            } else {
+                taker.offered(transfer, offer);
+            }
         }
         taker.look().await;
     }
