@@ -293,6 +293,12 @@ impl Server {
     fn file_passed(&mut self, now: Now, file: u64, member: &str) {
         let Some((from, id)) = self.files.passed(file, member) else { return };
         self.note_file(now, from, id, member);
+        for session in self.hub.sessions_of(member) {
+            // It never comes again, however long the session lasts.
+            if let Some(offered) = self.files.offered.get_mut(&session) {
+                offered.remove(&file);
+            }
+        }
         let same = |(transfer, other): (&TransferId, &Transfer)| match other.what {
             What::Out { file: of, taken: false } if of == file => Some(*transfer),
             What::In { .. } | What::Out { .. } => None,

@@ -496,6 +496,7 @@ fn who_takes_files_and_leaves_them_is_offered_no_more() {
     }
     scene.run(5000);
     assert_eq!(scene.parties[bob].got.len(), 50);
+    assert!(scene.server.files.offered.values().all(BTreeSet::is_empty));
 }
 
 #[test]
