@@ -508,23 +508,19 @@ impl World {
                 self.server.files.outgoing.insert(*transfer, key(offer));
                 self.oracles.files.offered(Some(to), offer)
             }
-            server::Event::FileEnded { transfer, result } => {
+            server::Event::FileEnded { transfer, .. } => {
                 self.server.files.outgoing.remove(transfer);
-                self.arrival_ended(who, *transfer, result);
+                self.arrival_ended(who, *transfer);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn arrival_ended(&mut self, who: Who, transfer: TransferId, result: &Result<(), FileFailure>) {
+    fn arrival_ended(&mut self, who: Who, transfer: TransferId) {
         let Some(arriving) = self.hosted(who).arriving.remove(&transfer) else { return };
-        let key = key(&arriving.offer);
-        if *result == Err(FileFailure::Interrupted) {
-            self.held(who).put(key, arriving.have);
-        } else {
-            self.held(who).forget(&key);
-        }
+        // Whatever ended it: the server cancels too what it can't read now, and offers again.
+        self.held(who).put(key(&arriving.offer), arriving.have);
     }
 
     /// A client tells something about a file.
@@ -553,8 +549,13 @@ impl World {
                 complaint
             }
             client::Event::FileEnded { transfer, result } => {
-                self.arrival_ended(who, *transfer, result);
+                self.arrival_ended(who, *transfer);
                 self.sending_ended(process, *transfer, result)
+            }
+            client::Event::Connected { .. } => {
+                // What could not be offered while it was closed.
+                self.offer_all(process);
+                Ok(())
             }
             client::Event::Compromised { .. } => {
                 self.client_mut(process).files = Hosted::default();

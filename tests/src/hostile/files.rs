@@ -196,8 +196,8 @@ impl Hostile {
             3 if fatal => {
                 json!({"type": "file_end", "transfer": mine, "sha256": "00".repeat(32)})
             }
-            4 if fatal => json!({"type": "file_cancel", "transfer": 1 << 40, "reason": ""}),
-            5 if fatal => json!({"type": "file_more", "transfer": 1 << 40, "limit": 1}),
+            4 if fatal => json!({"type": "file_cancel", "transfer": 1_u64 << 40, "reason": ""}),
+            5 if fatal => json!({"type": "file_more", "transfer": 1_u64 << 40, "limit": 1}),
             6 => json!({"type": "file_more", "transfer": theirs, "limit": 1}),
             _ => {
                 self.cancel(index, mine);
