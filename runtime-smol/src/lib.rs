@@ -60,6 +60,7 @@ pub(crate) enum Command {
     },
     Status(Status, Sender<Result<(), SendError>>),
     RotateKeys(Sender<Result<(), SendError>>),
+    Ping(Sender<Result<(), SendError>>),
     State(Sender<SessionState>),
     Connect,
     Compromised,
@@ -128,6 +129,14 @@ impl Handle {
     /// See [`Client::rotate_keys`].
     pub async fn rotate_keys(&self) -> Result<(), SendError> {
         self.ask(Command::RotateKeys).await.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Sends a ping; [`Event::Pong`] tells when it was answered.
+    ///
+    /// # Errors
+    /// See [`Client::ping`].
+    pub async fn ping(&self) -> Result<(), SendError> {
+        self.ask(Command::Ping).await.unwrap_or(Err(SendError::Closed))
     }
 
     /// How the session is doing; `None` when the task has ended.

@@ -49,7 +49,7 @@ pub(super) fn json(what: &Event) -> Option<Object> {
         Event::Renewed { valid_until } => event("renewed").with("valid_until", *valid_until),
         Event::NotRenewed => event("not_renewed"),
         Event::Moved { remote } => event("moved").with("server", remote.to_string()),
-        Event::Writable => return None,
+        Event::Writable | Event::Pong { .. } => return None,
     })
 }
 
@@ -105,6 +105,7 @@ pub(super) fn line(what: &Event) -> Option<String> {
         | Event::Moved { .. }
         | Event::Closed(_)
         | Event::Writable
+        | Event::Pong { .. }
         | Event::Compromised { .. }
         | Event::Wiped { .. } => return None,
     })
