@@ -61,6 +61,7 @@ pub(crate) enum Command {
     },
     Status(Status, Sender<Result<(), SendError>>),
     RotateKeys(Sender<Result<(), SendError>>),
+    Ping(Sender<Result<(), SendError>>),
     State(Sender<SessionState>),
     OfferFile {
         id: ChatId,
@@ -203,6 +204,14 @@ impl Handle {
     /// How many bytes of a file of ours the server has, of how many; while it takes it.
     pub async fn file_progress(&self, transfer: TransferId) -> Option<(u64, u64)> {
         self.ask(|reply| Command::Progress(transfer, reply)).await.flatten()
+    }
+
+    /// Sends a ping; [`Event::Pong`] tells when it was answered.
+    ///
+    /// # Errors
+    /// See [`Client::ping`].
+    pub async fn ping(&self) -> Result<(), SendError> {
+        self.ask(Command::Ping).await.unwrap_or(Err(SendError::Closed))
     }
 
     /// How the session is doing; `None` when the task has ended.

@@ -191,6 +191,7 @@ impl Task {
             Command::RotateKeys(reply) => {
                 let _gone = reply.try_send(self.client.rotate_keys(now));
             }
+            Command::Ping(reply) => drop(reply.try_send(self.client.ping())),
             Command::State(reply) => {
                 let _gone = reply.try_send(SessionState {
                     epoch: self.client.epoch(),

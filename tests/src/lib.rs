@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub mod bench;
 mod client_disk;
 pub mod crowd;
 pub mod disk;

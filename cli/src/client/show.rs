@@ -59,6 +59,7 @@ pub(super) fn json(what: &Event) -> Option<Object> {
         Event::FileAccepted { .. }
         | Event::FileComplete { .. }
         | Event::FileEnded { .. }
+        | Event::Pong { .. }
         | Event::Writable => return None,
     })
 }
@@ -125,6 +126,7 @@ pub(super) fn line(what: &Event) -> Option<String> {
         | Event::FileEnded { .. }
         | Event::Closed(_)
         | Event::Writable
+        | Event::Pong { .. }
         | Event::Compromised { .. }
         | Event::Wiped { .. } => return None,
     })

@@ -148,6 +148,11 @@ pub enum Event {
         /// Its number.
         epoch: Epoch,
     },
+    /// The server has answered a ping ([`Client::ping`](super::Client::ping)).
+    Pong {
+        /// How long that took, on this machine's clock.
+        rtt: Duration,
+    },
     /// The security file was renewed, and is stored (PROTOCOL 5.2).
     Renewed {
         /// Last second of its validity, `unix_s`.

@@ -37,6 +37,17 @@ impl Client {
         session.send(&Message::Presence(presence), None)
     }
 
+    /// Command: sends a ping (PROTOCOL 6), which is repeated if it gets lost;
+    /// [`Event::Pong`](super::Event::Pong) tells when it was answered. One that is under way serves as
+    /// well.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`].
+    pub fn ping(&mut self) -> Result<(), SendError> {
+        let State::InSession(session, _) = &mut self.state else { return Err(SendError::Closed) };
+        session.ping()
+    }
+
     /// Command: offers a key rotation unasked (PROTOCOL 5.1).
     ///
     /// # Errors

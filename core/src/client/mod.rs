@@ -317,6 +317,11 @@ impl Client {
             }
         }
         if let State::InSession(session, _) = &mut self.state
+            && let Some(rtt) = session.take_pong()
+        {
+            self.events.push_back(Event::Pong { rtt });
+        }
+        if let State::InSession(session, _) = &mut self.state
             && session.is_open()
         {
             self.files.pump(session);

@@ -192,6 +192,8 @@ pub(super) struct Established {
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     files: BTreeMap<FileId, File>,
+    /// No secret is to be retired before: asked after every packet, it must not walk them all.
+    next_death: Option<Instant>,
 }
 
 impl Credentials {
@@ -228,7 +230,9 @@ impl Credentials {
         let fresh = File { held: Vec::new(), retired: Vec::new(), hellos, renewal: None };
         let file = self.files.entry(credential.file).or_insert(fresh);
         let own = if credential.is_retired() { &mut file.retired } else { &mut file.held };
-        own.push(Held::new(now, credential));
+        let held = Held::new(now, credential);
+        self.next_death = self.next_death.into_iter().chain(held.dies).min();
+        own.push(held);
         own.sort_by_key(|held| held.credential.timestamp);
     }
 
@@ -386,20 +390,24 @@ impl Credentials {
         let older = |held: &&mut Held| held.credential.timestamp < id.timestamp;
         for held in file.held.iter_mut().filter(older) {
             held.credential.status = CredentialStatus::Dying { at: now.wall.secs() + grace };
-            held.dies = Some(now.mono + Duration::from_secs(grace));
+            let dies = now.mono + Duration::from_secs(grace);
+            held.dies = Some(dies);
+            self.next_death = Some(self.next_death.map_or(dies, |at| at.min(dies)));
         }
         true
     }
 
-    /// When the next secret is to be retired.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.held().filter_map(|held| held.dies).min()
+    /// When to look for secrets that are to be retired: one that went in another way may be the reason.
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.next_death
     }
 
     /// Retires the secrets that are due.
     pub(super) fn retire_due(&mut self, now: Now) -> Vec<SecretId> {
         let due = |held: &Held| held.dies.is_some_and(|at| at <= now.mono);
-        self.files.values_mut().flat_map(|file| file.retire(now, due)).collect()
+        let retired = self.files.values_mut().flat_map(|file| file.retire(now, due)).collect();
+        self.next_death = self.held().filter_map(|held| held.dies).min();
+        retired
     }
 
     /// Forgets old hellos, secrets that expired or were retired 7 days ago, and of too many retired

@@ -641,3 +641,30 @@ fn rotations_that_nobody_asked_for_wait() {
     assert!(!scene.events.iter().any(|event| matches!(event, Event::Disconnected { .. })));
     assert!(scene.clients[ann].1.epoch().unwrap() > epoch);
 }
+
+#[test]
+fn a_ping_is_answered_even_if_it_gets_lost() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    let pongs = |scene: &Scene| {
+        let pong = |(_, event): &(usize, client::Event)| match event {
+            client::Event::Pong { rtt } => Some(*rtt),
+            _ => None,
+        };
+        scene.heard.iter().filter_map(pong).collect::<Vec<_>>()
+    };
+    assert_eq!(pongs(&scene), [], "a ping of the keepalive is nobody's");
+    scene.clients[ann].1.ping().unwrap();
+    scene.clients[ann].1.ping().unwrap();
+    scene.turn();
+    assert_eq!(pongs(&scene), [Duration::ZERO], "one answer, at once");
+    scene.cut.push(ann);
+    scene.clients[ann].1.ping().unwrap();
+    scene.run(500);
+    assert_eq!(pongs(&scene).len(), 1);
+    scene.cut.clear();
+    scene.run(2000);
+    assert_eq!(pongs(&scene).len(), 2);
+    scene.clients[ann].1.leave(scene.now);
+    assert_eq!(scene.clients[ann].1.ping(), Err(crate::error::SendError::Closed));
+}

@@ -3,6 +3,7 @@
 mod compromise;
 mod moves;
 mod phase;
+mod ping;
 mod rotation;
 mod transfer;
 

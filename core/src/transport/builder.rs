@@ -50,6 +50,7 @@ pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Opti
             true
         });
         let sent = Record { fragments: Vec::new(), acked };
+        transport.asked.sent(transport.epochs.next_seq());
         return Some((home, seal(transport, now, PacketType::Ping, out, len, Some(sent))));
     }
     if transport.acks.due().is_some_and(|due| due <= now.mono) {

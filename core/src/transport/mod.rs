@@ -10,6 +10,7 @@ mod mtu;
 mod outbox;
 mod pacing;
 pub mod path;
+mod ping;
 pub(crate) mod recovery;
 
 mod builder;
@@ -29,6 +30,7 @@ use channel::{May, RecvChannel, SendChannel, Token};
 use epochs::{Epochs, Opened, Slot};
 use outbox::Outbox;
 use path::{Pace, Path, Paths};
+use ping::Asked;
 use recovery::{Recovery, Settled};
 use zeroize::Zeroizing;
 
@@ -97,6 +99,8 @@ pub(crate) struct Transport {
     pub(crate) delivered: Vec<Token>,
     /// A ping is to go out.
     ping_due: bool,
+    /// The ping that the user asked for.
+    asked: Asked,
     last_sent: Instant,
     last_received: Instant,
     /// Bytes of datagrams, sealed and opened, over all epochs.
@@ -119,6 +123,7 @@ impl Transport {
             responses: VecDeque::new(),
             delivered: Vec::new(),
             ping_due: false,
+            asked: Asked::default(),
             last_sent: now,
             last_received: now,
             sent_bytes: 0,
@@ -224,11 +229,12 @@ impl Transport {
 
     fn acknowledged(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), Violation> {
         let settled = self.recovery.on_ack(now, ack, self.epochs.next_seq())?;
-        self.settle(settled);
+        self.settle(now, settled);
         Ok(())
     }
 
-    fn settle(&mut self, settled: Settled) {
+    fn settle(&mut self, now: Instant, settled: Settled) {
+        self.ping_due |= self.asked.settle(now, &settled);
         for sent in settled.acked {
             for (id, range) in sent.fragments {
                 self.sending.acked(id, range, &mut self.delivered);
@@ -303,7 +309,7 @@ impl Transport {
         let pace = self.pace(now);
         let _moved = self.paths.on_timeout(pace, random);
         let settled = self.recovery.on_timeout(now);
-        self.settle(settled);
+        self.settle(now, settled);
         if self.recovery.probes > 0 && !self.sending.has_next(self.may()) {
             // A probe repeats what is in flight, if that can be, else it is a ping.
             let again = self.recovery.oldest_fragments().next().cloned();

@@ -410,6 +410,7 @@ fn client_event(event: &client::Event) -> Value {
         E::Refused(error) => refused(error),
         E::KeysRotated { epoch } => json!({"event": "keys_rotated", "epoch": epoch.0}),
         E::Renewed { valid_until } => json!({"event": "renewed", "valid_until": valid_until}),
+        E::Pong { .. } => json!({"event": "pong"}),
         E::NotRenewed => json!({"event": "not_renewed"}),
         E::Moved { remote } => json!({"event": "moved", "remote": remote.to_string()}),
         E::FileOffered { transfer, offer } => json!({

@@ -1,0 +1,122 @@
+//! What needs no socket: machines and ciphers in one thread.
+
+use crate::child::{Measured, Sample, tell_sample, thread_cpu, word};
+use crate::proto;
+use clawchat_core::crypto::aead::{CipherProvider as _, RustCrypto};
+use clawchat_core::crypto::derive::{Direction, derive};
+use clawchat_core::crypto::packet::PacketKeys;
+use clawchat_core::limits::{HEADER_LEN, OVERHEAD};
+use clawchat_core::secret::Secret;
+use clawchat_core::time::UnixMs;
+use clawchat_core::wire::header::{Header, PacketType};
+use clawchat_tests::bench::{Datagram, Rig};
+use core::hint::black_box;
+use core::time::Duration;
+
+/// Sizes of datagrams, bytes: multiples of 16, as all are.
+pub(crate) const SIZES: [usize; 2] = [1200, 1408];
+/// Bytes of a header that are authenticated.
+const AAD: usize = 26;
+/// Blocks of which the quickest counts.
+const BLOCKS: u32 = 50;
+/// Datagrams that are made before, and answered together.
+const BATCH: usize = 64;
+/// Sessions that talk while the others are idle.
+const TALKERS: usize = 64;
+
+fn tell_of(measured: &Sample) {
+    let figures: Vec<_> = measured.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    tell_sample(&figures);
+}
+
+/// Nanoseconds that one call takes, in the quickest of many blocks: whatever disturbs the others is
+/// not the work.
+fn nanoseconds(count: u32, mut work: impl FnMut(u64)) -> f64 {
+    let block = count / BLOCKS;
+    let time = |number: u32| {
+        let first = u64::from(number * block);
+        let started = thread_cpu();
+        (first..first + u64::from(block)).for_each(&mut work);
+        (thread_cpu() - started) * 1e9 / f64::from(block)
+    };
+    (0..BLOCKS).map(time).fold(f64::INFINITY, f64::min)
+}
+
+/// Role: `packet-bare COUNT`: the cipher of our provider seals and opens the same bytes.
+pub(crate) fn packet_bare(words: &[String]) -> Result<(), String> {
+    let count = word(words, 0)?;
+    let cipher = RustCrypto.packet_cipher(&Secret::take(&mut [7; 32]));
+    let one = |size: usize| {
+        let (mut text, aad) = (vec![7; size - OVERHEAD], [1; AAD]);
+        let each = nanoseconds(count, |seq| {
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&seq.to_be_bytes());
+            let tag = cipher.seal_in_place(&nonce, &aad, &mut text);
+            assert!(cipher.open_in_place(&nonce, &aad, black_box(&mut text), &tag));
+        });
+        (size.to_string(), each)
+    };
+    tell_of(&SIZES.map(one).into());
+    Ok(())
+}
+
+/// Role: `packet-layer COUNT`: a packet sealed, recognised and opened, without its frames and without
+/// the account that a session keeps of it.
+pub(crate) fn packet_layer(words: &[String]) -> Result<(), String> {
+    let count = word(words, 0)?;
+    let keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &RustCrypto);
+    let one = |size: usize| {
+        let mut datagram = vec![7; size];
+        let each = nanoseconds(count, |seq| {
+            let (at, text) = (UnixMs(1_700_000_000_000), size - OVERHEAD);
+            let len = keys.seal(seq, at, PacketType::File, &mut datagram, text);
+            let datagram = black_box(&mut datagram[..len]);
+            let header = Header::decode(datagram).expect("it was just written");
+            let found = keys.seq(&header).expect("it is of this key");
+            assert!(found == seq && keys.iv_fits(&header, found));
+            assert_eq!(keys.open(&header, datagram), Ok(HEADER_LEN..HEADER_LEN + text));
+        });
+        (size.to_string(), each)
+    };
+    tell_of(&SIZES.map(one).into());
+    Ok(())
+}
+
+/// Role: `many SESSIONS COUNT`: what a ping and its pong cost the server, a whole turn of its driver
+/// for each. The same few sessions talk, or all take turns.
+pub(crate) fn many(words: &[String]) -> Result<(), String> {
+    let (sessions, count): (u32, u32) = (word(words, 0)?, word(words, 1)?);
+    let mut rig = Rig::new(sessions, &RustCrypto);
+    let mut cost = |talkers: usize| {
+        let (mut next, mut spent, rounds) = (0, 0.0, count as usize / BATCH);
+        for round in 0..=rounds {
+            let step = |_| {
+                // Far apart, so that all take part alike.
+                next = (next + 7919) % talkers;
+                next
+            };
+            let talking: Vec<usize> = (0..BATCH).map(step).collect();
+            let mut pings: Vec<Datagram> = talking.iter().map(|of| rig.ping(*of)).collect();
+            let mut pongs: Vec<Datagram> = talking.iter().map(|_| rig.reply()).collect();
+            let started = thread_cpu();
+            for (ping, pong) in pings.iter_mut().zip(&mut pongs) {
+                assert_eq!(rig.serve(ping, pong), 64, "one pong for each ping");
+            }
+            // The first round fills caches.
+            spent += if round == 0 { 0.0 } else { thread_cpu() - started };
+            talking.into_iter().zip(pongs).for_each(|(of, pong)| rig.to_client(of, pong));
+            rig.pass(Duration::from_micros(100), 0);
+        }
+        spent * 1e9 / (rounds * BATCH) as f64
+    };
+    let (few, all) = (cost(TALKERS), cost(sessions as usize));
+    tell_sample(&[("few", few), ("all", all)]);
+    Ok(())
+}
+
+/// Role: `proto-bulk MIB`: quinn-proto alone.
+pub(crate) fn proto_bulk(words: &[String]) -> Result<(), String> {
+    let measured: Measured = proto::bulk(word(words, 0)?);
+    tell_of(&measured?);
+    Ok(())
+}

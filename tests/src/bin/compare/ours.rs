@@ -1,0 +1,178 @@
+//! ClawChat through both of its drivers: a server on `clawchat-mio`, clients on `clawchat-smol`.
+
+use crate::child::{answer_for_usage, cpu, heard, percentiles, tell, tell_sample, text, word};
+use clawchat_core::client;
+use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::id::OpId;
+use clawchat_core::ops::Outcome;
+use clawchat_core::server::{Action, Event, PortChoice, Server};
+use clawchat_core::time::Now;
+use clawchat_mio::{Driver, Flow, Remote};
+use clawchat_smol::Handle;
+use clawchat_tests::bench::{Members, client_config, server_config};
+use core::net::{IpAddr, Ipv4Addr};
+use core::time::Duration;
+use smol::LocalExecutor;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Sessions begun at a time where the rate does not count.
+const BATCH: usize = 20;
+
+/// A host with a perfect disk.
+struct ServerHost {
+    remote: Remote<()>,
+}
+
+impl clawchat_mio::Host for ServerHost {
+    type Command = ();
+
+    fn start(&mut self, op: OpId, _: Action) {
+        self.remote.complete(op, Outcome::Done);
+    }
+
+    fn completed(&mut self, _: &mut Server, _: Now, _: OpId, _: Outcome) {}
+
+    fn event(&mut self, _: &mut Server, _: Now, event: Event) {
+        if let Event::Listening { port } = event {
+            tell(&port.to_string());
+        }
+    }
+
+    fn command(&mut self, _: &mut Server, _: Now, (): ()) -> Flow {
+        Flow::Continue
+    }
+}
+
+/// Role: `ours-server FILES one|each`.
+pub(crate) fn serve(words: &[String]) -> Result<(), String> {
+    let (files, members): (u64, String) = (word(words, 0)?, word(words, 1)?);
+    let now = clawchat_mio::clock::now();
+    let members = if members == "each" { Members::Each } else { Members::One };
+    let config = server_config(now, files, members, PortChoice::Random, &RustCrypto);
+    let server = Server::new(config, &clawchat_mio::entropy::seed().map_err(text)?, now);
+    let driver = Driver::new(server, vec![ADDRESS]).map_err(text)?;
+    let mut host = ServerHost { remote: driver.remote() };
+    answer_for_usage();
+    driver.run(&mut host).map_err(text)
+}
+
+struct ClientHost;
+
+impl clawchat_smol::Host for ClientHost {
+    fn perform(&self, _: &client::Action) -> Outcome {
+        Outcome::Done
+    }
+}
+
+/// A session of a file, and the task that drives it on `executor`.
+async fn connect(executor: &LocalExecutor<'_>, file: u64, port: u16) -> Result<Handle, String> {
+    let config = client_config(clawchat_smol::clock::now(), file, port, ADDRESS, &RustCrypto);
+    let (handle, task) = Handle::connect(config, Arc::new(ClientHost)).map_err(text)?;
+    executor.spawn(task).detach();
+    loop {
+        match handle.next_event().await {
+            Some(client::Event::Connected { .. }) => return Ok(handle),
+            Some(client::Event::Closed(reason)) => return Err(reason.to_string()),
+            Some(_) => {}
+            None => return Err("the client ended".to_owned()),
+        }
+    }
+}
+
+fn run<T>(
+    work: impl AsyncFnOnce(&Rc<LocalExecutor<'static>>) -> Result<T, String>,
+) -> Result<T, String> {
+    let executor = Rc::new(LocalExecutor::new());
+    smol::block_on(executor.run(work(&executor)))
+}
+
+/// Role: `ours-ping PORT COUNT`: from asking for a ping to hearing of its pong.
+pub(crate) fn ping(words: &[String]) -> Result<(), String> {
+    let (port, count): (u16, usize) = (word(words, 0)?, word(words, 1)?);
+    run(async |executor| {
+        let handle = connect(executor, 0, port).await?;
+        let mut times = Vec::new();
+        let used = cpu();
+        while times.len() < count {
+            let begun = Instant::now();
+            handle.ping().await.map_err(text)?;
+            while !matches!(handle.next_event().await, Some(client::Event::Pong { .. }) | None) {}
+            times.push(begun.elapsed().as_secs_f64());
+        }
+        let used = (cpu() - used) / count as f64;
+        let (p50, p99, worst) = percentiles(times);
+        tell_sample(&[("p50", p50), ("p99", p99), ("worst", worst), ("cpu", used)]);
+        Ok(())
+    })
+}
+
+/// Role: `ours-handshakes PORT COUNT AT_A_TIME`, each worker with a file of its own.
+pub(crate) fn handshakes(words: &[String]) -> Result<(), String> {
+    let port: u16 = word(words, 0)?;
+    let (count, at_a_time): (u64, u64) = (word(words, 1)?, word(words, 2)?);
+    run(async |executor| {
+        let (started, used) = (Instant::now(), cpu());
+        let workers: Vec<_> = (0..at_a_time)
+            .map(|worker| {
+                let (own, executor) = (count / at_a_time, executor.clone());
+                let own = own + u64::from(worker < count % at_a_time);
+                let spawner = executor.clone();
+                spawner.spawn(async move {
+                    let mut times = Vec::new();
+                    for _ in 0..own {
+                        let begun = Instant::now();
+                        let handle = connect(&executor, worker, port).await?;
+                        times.push(begun.elapsed().as_secs_f64());
+                        handle.leave();
+                    }
+                    Ok::<_, String>(times)
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for worker in workers {
+            times.extend(worker.await?);
+        }
+        let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - used);
+        let (p50, p99, worst) = percentiles(times);
+        tell_sample(&[
+            ("per_second", count as f64 / seconds),
+            ("cpu", used / count as f64),
+            ("p50", p50),
+            ("p99", p99),
+            ("worst", worst),
+        ]);
+        Ok(())
+    })
+}
+
+/// Role: `ours-idle PORT COUNT`: sessions that do nothing.
+pub(crate) fn idle(words: &[String]) -> Result<(), String> {
+    let (port, count): (u16, usize) = (word(words, 0)?, word(words, 1)?);
+    run(async |executor| {
+        let mut all = vec![connect(executor, 0, port).await?];
+        smol::Timer::after(Duration::from_secs(1)).await;
+        tell("one");
+        heard();
+        while all.len() < count {
+            let batch: Vec<_> = (0..BATCH.min(count - all.len()))
+                .map(|index| {
+                    let (file, executor) = ((all.len() + index) as u64, executor.clone());
+                    let spawner = executor.clone();
+                    spawner.spawn(async move { connect(&executor, file, port).await })
+                })
+                .collect();
+            for session in batch {
+                all.push(session.await?);
+            }
+        }
+        // Longer than the others take, since whoever is there is told to all.
+        smol::Timer::after(Duration::from_secs(2)).await;
+        tell("all");
+        heard();
+        Ok(())
+    })
+}

@@ -1,0 +1,299 @@
+//! The experiments: two sides each, the figures that are compared, and what they should come to.
+
+use crate::awaited::{self, Bulk};
+use crate::child::{Child, Core, Measured, Sample, idle, pair, text};
+use crate::scp;
+use tempfile::NamedTempFile;
+
+/// Datagram size of the bulk experiments, bytes: an Ethernet's.
+const SIZE: usize = 1472;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// A tenth or less of everything: to see that it works.
+    pub(crate) quick: bool,
+}
+
+impl Scale {
+    fn of<T>(self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    fn mib(self) -> u64 {
+        self.of(1024, 64)
+    }
+
+    /// Handshakes of one run: each file may send 60 hellos at once, and one more a second.
+    fn handshakes(self) -> [String; 2] {
+        [self.of(3000, 500).to_string(), "100".to_owned()]
+    }
+
+    fn sessions(self) -> u32 {
+        self.of(1000, 100)
+    }
+
+    fn pings(self) -> String {
+        self.of(20_000, 1000).to_string()
+    }
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Ours itself, in the figure's unit, whatever the peer's is.
+    OursAtMost(f64),
+    /// It is only shown.
+    None,
+}
+
+/// One row: a figure that both sides tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figure {
+    pub(crate) key: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) unit: &'static str,
+    /// What a figure is multiplied with to be in that unit.
+    pub(crate) scale: f64,
+    pub(crate) goal: Goal,
+}
+
+const fn figure(
+    key: &'static str,
+    what: &'static str,
+    (scale, unit): (f64, &'static str),
+    goal: Goal,
+) -> Figure {
+    Figure { key, what, unit, scale, goal }
+}
+
+/// One side of an experiment, measured once.
+pub(crate) type Side = fn(Scale) -> Measured;
+
+/// Two sides that are measured in turns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Experiment {
+    pub(crate) name: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) sides: [Side; 2],
+    pub(crate) figures: &'static [Figure],
+}
+
+const MICROS: (f64, &str) = (1e6, "us");
+const MILLIS: (f64, &str) = (1e3, "ms");
+const NANOS: (f64, &str) = (1.0, "ns");
+const GBIT: (f64, &str) = (8e-9, "Gbit/s");
+const PER_SECOND: (f64, &str) = (1.0, "/s");
+const PER_GB: (f64, &str) = (1.0, "s/GB");
+const KILOBYTES: (f64, &str) = (1e-3, "kB");
+
+/// All of them, in the order in which they run.
+pub(crate) const EXPERIMENTS: &[Experiment] = &[
+    Experiment {
+        name: "bulk",
+        peer: "quinn",
+        sides: [
+            |scale| bulk_figures(awaited::ours_bulk(Bulk::Offload, scale.mib(), SIZE)),
+            quic_bulk,
+        ],
+        figures: &[
+            figure("rate", "goodput over loopback", GBIT, Goal::AtLeast(2.0)),
+            figure("client", "client CPU", PER_GB, Goal::AtMost(0.45)),
+            figure("server", "server CPU", PER_GB, Goal::AtMost(0.45)),
+        ],
+    },
+    Experiment {
+        name: "plain",
+        peer: "bare UDP",
+        sides: [|scale| bulk_figures(awaited::ours_bulk(Bulk::Plain, scale.mib(), SIZE)), udp_bulk],
+        figures: &[figure("rate", "goodput without GSO and GRO", GBIT, Goal::AtLeast(0.9))],
+    },
+    Experiment {
+        name: "core",
+        peer: "quinn-proto",
+        sides: [
+            |scale| awaited::ours_core(scale.mib()),
+            |scale| alone("proto-bulk", &[scale.mib().to_string()]),
+        ],
+        figures: &[figure("rate", "both machines on one thread", GBIT, Goal::AtLeast(2.0))],
+    },
+    Experiment {
+        name: "packet",
+        peer: "bare AEAD",
+        sides: [|scale| awaited::ours_packet(ops(scale)), packet_bare],
+        figures: &[
+            figure("1200", "packet path of the core, 1200 B", NANOS, Goal::AtMost(1.1)),
+            figure("1408", "packet path of the core, 1408 B", NANOS, Goal::AtMost(1.1)),
+        ],
+    },
+    Experiment {
+        name: "packet-layer",
+        peer: "bare AEAD",
+        sides: [|scale| alone("packet-layer", &[ops(scale).to_string()]), packet_bare],
+        figures: &[
+            figure("1200", "seal, recognise and open only, 1200 B", NANOS, Goal::None),
+            figure("1408", "seal, recognise and open only, 1408 B", NANOS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "handshakes",
+        peer: "quinn",
+        sides: [ours_handshakes, |scale| quic_handshakes(scale, "default")],
+        figures: &[
+            figure("per_second", "handshakes, 100 at a time", PER_SECOND, Goal::AtLeast(5.0)),
+            figure("worst", "slowest of them", MILLIS, Goal::OursAtMost(1000.0)),
+            figure("cpu", "client CPU each", MICROS, Goal::None),
+            figure("server", "server CPU each", MICROS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "handshakes-wide",
+        peer: "quinn, 4 MiB socket buffers",
+        sides: [ours_handshakes, |scale| quic_handshakes(scale, "wide")],
+        figures: &[
+            figure("per_second", "handshakes, 100 at a time", PER_SECOND, Goal::None),
+            figure("worst", "slowest of them", MILLIS, Goal::None),
+            figure("server", "server CPU each", MICROS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "idle",
+        peer: "quinn",
+        sides: [|scale| ours_idle(scale, "one"), quic_idle],
+        // 2 kB where quinn needs 38.
+        figures: &[
+            figure("bytes", "server memory for an idle session", KILOBYTES, Goal::AtMost(0.053)),
+            figure("process", "the whole server", KILOBYTES, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "idle-members",
+        peer: "quinn",
+        sides: [|scale| ours_idle(scale, "each"), quic_idle],
+        figures: &[figure("bytes", "the same, each of another member", KILOBYTES, Goal::None)],
+    },
+    Experiment {
+        name: "ping",
+        peer: "blocking UDP",
+        sides: [ours_ping, udp_ping],
+        figures: &[
+            figure("p50", "64-byte ping to its pong, p50", MICROS, Goal::AtMost(1.03)),
+            figure("p99", "the same, p99", MICROS, Goal::None),
+            figure("cpu", "client CPU each", MICROS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "file",
+        peer: "scp",
+        sides: [|scale| awaited::ours_file(scale.mib()), |scale| scp::copy(scale.mib())],
+        figures: &[figure("rate", "a file from disk to disk, verified", GBIT, Goal::AtLeast(4.0))],
+    },
+    Experiment {
+        name: "many",
+        peer: "ours with 100 sessions",
+        sides: [|scale| many(scale, scale.of(10_000, 1000)), |scale| many(scale, 100)],
+        figures: &[
+            figure("few", "a datagram, 64 of 10,000 sessions talk", NANOS, Goal::AtMost(1.1)),
+            figure("all", "a datagram, all of them talk", NANOS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "rotations",
+        peer: "none",
+        sides: [
+            |scale| awaited::ours_rotations(scale.mib()),
+            |_| Err("it is measured against nobody".to_owned()),
+        ],
+        figures: &[figure("stall", "longest pause", MILLIS, Goal::OursAtMost(50.0))],
+    },
+];
+
+/// Operations of a measurement in memory.
+fn ops(scale: Scale) -> u32 {
+    scale.of(500_000, 50_000)
+}
+
+/// A role without a server.
+fn alone(role: &str, words: &[String]) -> Measured {
+    Child::start(Core::Client, role, words)?.sample()
+}
+
+fn packet_bare(scale: Scale) -> Measured {
+    alone("packet-bare", &[ops(scale).to_string()])
+}
+
+/// From what a transfer used to what it used for each GB.
+fn bulk_figures(measured: Measured) -> Measured {
+    let sample = measured?;
+    let gigabytes = sample["bytes"] / 1e9;
+    Ok(Sample::from([
+        ("rate".to_owned(), sample["bytes"] / sample["seconds"]),
+        ("client".to_owned(), sample["cpu"] / gigabytes),
+        ("server".to_owned(), sample["server_cpu"] / gigabytes),
+    ]))
+}
+
+/// A quinn server's words, and the file that it leaves its certificate in.
+fn quic_server(buffers: &str) -> Result<(NamedTempFile, [String; 2]), String> {
+    let file = NamedTempFile::new().map_err(text)?;
+    let path = file.path().to_str().ok_or("the temporary folder has a strange name")?.to_owned();
+    Ok((file, [buffers.to_owned(), path]))
+}
+
+fn quic_bulk(scale: Scale) -> Measured {
+    let (_file, server) = quic_server("default")?;
+    let client = [&[scale.mib().to_string()], &server[..]].concat();
+    bulk_figures(pair(("quic-server", &server), ("quic-bulk", &client)))
+}
+
+fn udp_bulk(scale: Scale) -> Measured {
+    // It only has to be long enough.
+    let client = [scale.mib() / 4, SIZE as u64].map(|number| number.to_string());
+    bulk_figures(pair(("udp-sink", &[]), ("udp-bulk", &client)))
+}
+
+/// What a server used, for each of so many.
+fn each(measured: Measured, count: &str) -> Measured {
+    let mut sample = measured?;
+    let count: f64 = count.parse().map_err(text)?;
+    sample.insert("server".to_owned(), sample["server_cpu"] / count);
+    Ok(sample)
+}
+
+fn quic_handshakes(scale: Scale, buffers: &str) -> Measured {
+    let (_file, server) = quic_server(buffers)?;
+    let count = scale.handshakes();
+    let client = [&count[..], &server[..]].concat();
+    each(pair(("quic-server", &server), ("quic-handshakes", &client)), &count[0])
+}
+
+fn ours_handshakes(scale: Scale) -> Measured {
+    let count = scale.handshakes();
+    let server = ["100".to_owned(), "one".to_owned()];
+    each(pair(("ours-server", &server), ("ours-handshakes", &count)), &count[0])
+}
+
+fn quic_idle(scale: Scale) -> Measured {
+    let (_file, server) = quic_server("default")?;
+    idle(("quic-server", &server), ("quic-idle", &server[1..]), scale.sessions())
+}
+
+fn ours_idle(scale: Scale, members: &str) -> Measured {
+    let server = [scale.sessions().to_string(), members.to_owned()];
+    idle(("ours-server", &server), ("ours-idle", &[]), scale.sessions())
+}
+
+fn ours_ping(scale: Scale) -> Measured {
+    let server = ["1".to_owned(), "one".to_owned()];
+    pair(("ours-server", &server), ("ours-ping", &[scale.pings()]))
+}
+
+fn udp_ping(scale: Scale) -> Measured {
+    pair(("udp-echo", &[]), ("udp-ping", &[scale.pings()]))
+}
+
+fn many(scale: Scale, sessions: u32) -> Measured {
+    alone("many", &[sessions.to_string(), scale.of(20_000, 5000).to_string()])
+}
