@@ -260,10 +260,8 @@ impl Session {
                 self.take_message(cx, message)?;
             }
         }
-        match inbox.chunk {
-            Some(chunk) => self.take_chunk(cx.now, chunk, opened.plaintext.end),
-            None => Ok(None),
-        }
+        let Some(chunk) = inbox.chunk else { return Ok(None) };
+        self.take_chunk(cx.now, chunk, opened.plaintext.end)
     }
 
     fn take_signal(
