@@ -180,7 +180,7 @@ fn wait_for_part(folder: &Path) {
 fn kill_in_between(size: u64, rounds: u64, apart: u64) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    println!("SEED={seed}");
+    eprintln!("SEED={seed}");
     let mut rng = Rng::new(seed);
     let mut scene = Scene::new();
     let (path, into) = (scene.path("big.bin"), scene.path("got"));
@@ -202,7 +202,7 @@ fn kill_in_between(size: u64, rounds: u64, apart: u64) {
         }
     }
     let done = Process::start(scene.send("@bob", &[&path])).end_within(PATIENCE * 10).expect(0);
-    println!("{}", done.err);
+    eprintln!("{}", done.err);
     for round in 0..rounds {
         let mut taking = Process::start(scene.get(&into, &["--all"]));
         std::thread::sleep(Duration::from_millis(rng.range(0..=apart)));
@@ -214,7 +214,7 @@ fn kill_in_between(size: u64, rounds: u64, apart: u64) {
         taking.kill();
     }
     let done = Process::start(scene.get(&into, &["--all"])).end_within(PATIENCE * 10).expect(0);
-    println!("{}", done.err);
+    eprintln!("{}", done.err);
     // A round may have sent it whole before it was killed: then the next sent another.
     let got = names(&into);
     assert!(!got.is_empty());

@@ -3,8 +3,8 @@
 use crate::child::{answer_for_usage, cpu, heard, percentiles, tell, tell_sample, text, word};
 use clawchat_core::client;
 use clawchat_core::crypto::aead::RustCrypto;
-use clawchat_core::id::OpId;
-use clawchat_core::ops::Outcome;
+use clawchat_core::id::{ChatId, OpId, TransferId};
+use clawchat_core::ops::{Chunk, Outcome, Want};
 use clawchat_core::server::{Action, Event, PortChoice, Server};
 use clawchat_core::time::Now;
 use clawchat_mio::{Driver, Flow, Remote};
@@ -41,6 +41,17 @@ impl clawchat_mio::Host for ServerHost {
         }
     }
 
+    // What is measured here carries no files.
+    fn store(&mut self, _: &Chunk<'_>) -> bool {
+        false
+    }
+
+    fn flush(&mut self, _: &mut Server, _: Now) {}
+
+    fn load(&mut self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
+        Err("there is no file")
+    }
+
     fn command(&mut self, _: &mut Server, _: Now, (): ()) -> Flow {
         Flow::Continue
     }
@@ -64,6 +75,20 @@ struct ClientHost;
 impl clawchat_smol::Host for ClientHost {
     fn perform(&self, _: &client::Action) -> Outcome {
         Outcome::Done
+    }
+
+    fn offered(&self, _: TransferId, _: ChatId) {}
+
+    fn store(&self, _: &Chunk<'_>) -> bool {
+        false
+    }
+
+    fn flush(&self) -> Vec<TransferId> {
+        Vec::new()
+    }
+
+    fn load(&self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
+        Err("there is no file")
     }
 }
 
