@@ -269,6 +269,7 @@ fn play(stage: &mut Stage) -> Outcome<()> {
     ));
     let files = issue(stage, &state)?;
     chat(stage, &files, &server)?;
+    file(stage, &files)?;
     rotate(stage, &files, &state)?;
     compromise(stage, &files, &state, &server)?;
     stage.stop(&server)?;
@@ -328,6 +329,19 @@ fn chat(stage: &mut Stage, files: &Files, server: &Player) -> Outcome<()> {
     check(later.text("text") == Ok("Read this later."), "bob's mail is lost")?;
     stage.stop(&bob)?;
     stage.say("bob was away when ann wrote to #lobby; the server kept it until he came back.");
+    Ok(())
+}
+
+fn file(stage: &mut Stage, files: &Files) -> Outcome<()> {
+    let (source, into) = (stage.path("photo.raw"), stage.path("got"));
+    let content: Vec<u8> = (0_u32..1 << 20).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&source, &content).map_err(|error| failed(&error.to_string()))?;
+    let (path, folder) = (text(&source), text(&into));
+    stage.must(&Files::with(&files.ann, &["send-file", "--to", "@bob", &path]))?;
+    stage.must(&Files::with(&files.bob, &["get", "photo.raw", "-o", &folder]))?;
+    let got = std::fs::read(into.join("photo.raw"));
+    check(got.is_ok_and(|got| got == content), "the file is another")?;
+    stage.say("ann sent bob a file of 4 MB while he was away; he fetched it, whole and verified.");
     Ok(())
 }
 

@@ -109,6 +109,10 @@ impl<'a> Taker<'a> {
 
     /// Takes an offer.
     pub(super) fn offered(&mut self, transfer: TransferId, offer: FileOffer) {
+        if !self.is_busy() {
+            self.progress = Progress::new(0, self.common.json, self.common.quiet);
+            self.done = 0;
+        }
         self.progress.add(offer.size);
         self.waiting.push_back((transfer, offer));
     }
@@ -176,7 +180,11 @@ impl<'a> Taker<'a> {
         let left = self.active.len() + self.waiting.len();
         let beside = if self.paused { "paused: disk full" } else { "" };
         let beside = if left > 1 { format!("[{left} files left] {beside}") } else { beside.into() };
-        self.progress.set(held, beside);
+        if self.is_busy() {
+            self.progress.set(held, beside);
+        } else {
+            self.progress.end();
+        }
     }
 
     /// A list of a folder comes before the files in it.
