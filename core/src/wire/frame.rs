@@ -254,10 +254,10 @@ pub const fn chunk_room(room: usize, transfer: u64, offset: u64) -> usize {
     room.saturating_sub(1 + varint_len(transfer) + varint_len(offset))
 }
 
-/// Writes a CHUNK, which ends the plaintext: all of `bytes` or nothing.
+/// Writes a CHUNK, which ends the plaintext: all of `bytes`, which are not none, or nothing.
 #[must_use]
 pub fn write_chunk(out: &mut Writer<'_>, transfer: u64, offset: u64, bytes: &[u8]) -> bool {
-    bytes.len() <= chunk_room(out.room(), transfer, offset)
+    (1..=chunk_room(out.room(), transfer, offset)).contains(&bytes.len())
         && out.bytes(&[CHUNK])
         && out.varint(transfer)
         && out.varint(offset)
@@ -354,11 +354,12 @@ mod tests {
             let (transfer, offset) = (u64::from(transfer), offset >> 3);
             let mut out = vec![0; usize::from(room)];
             let mut writer = Writer::new(&mut out);
-            let fits = bytes.len() <= chunk_room(usize::from(room), transfer, offset);
+            let most = chunk_room(usize::from(room), transfer, offset);
+            let fits = (1..=most).contains(&bytes.len());
             let written = write_chunk(&mut writer, transfer, offset, &bytes);
             let len = writer.len();
-            if !written || bytes.is_empty() {
-                return written == fits && (written || len == 0);
+            if !written {
+                return !fits && len == 0;
             }
             let mut frames = Frames::new(&out[..len]);
             frames.next() == Some(Ok(Frame::Chunk { transfer, offset, bytes: &bytes }))
