@@ -3,8 +3,10 @@
 use super::machine::Machine;
 use super::world::World;
 use crate::vectors::{Fields, Outcome, unhex};
+use clawchat_core::client::Client;
 use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::ranges::RangeSet;
+use clawchat_core::time::Now;
 use clawchat_core::wire::message::{FileError, Status};
 use core::fmt::Debug;
 use serde_json::{Value, json};
@@ -128,54 +130,63 @@ pub(super) fn command(world: &mut World, command: Value) -> Outcome<Value> {
                 }
                 other => Err(format!("no command of a server: {other}")),
             },
-            Machine::Client(client) => match name.as_str() {
-                "send_chat" => {
-                    let text = match fields.maybe("length").and_then(|length| length.as_u64()) {
-                        Some(length) => "x".repeat(usize::try_from(length).unwrap_or(0)),
-                        None => fields.text("text")?,
-                    };
-                    let sent = client.send_chat(now, &fields.text("to")?, &text);
-                    Ok(result(sent, |id| json!(id.to_string())))
-                }
-                "set_status" => {
-                    let status = match fields.text("status")?.as_str() {
-                        "away" => Status::Away,
-                        _ => Status::Online,
-                    };
-                    Ok(result(client.set_status(now, status), |()| json!(true)))
-                }
-                "offer_file" => {
-                    let id = ChatId::parse(&fields.text("id")?).ok_or("no id")?;
-                    let (to, file) = (fields.text("to")?, fields.text("file")?);
-                    let offered = client.offer_file(now, id, &to, &file, fields.uint("size")?);
-                    Ok(result(offered, |transfer| json!(transfer.0)))
-                }
-                "file_digest" => {
-                    let transfer = TransferId(fields.uint("transfer")?);
-                    let digest = unhex(&fields.text("sha256")?);
-                    let digest = digest.and_then(|digest| digest.try_into().ok());
-                    client.file_digest(now, transfer, digest.ok_or("no SHA-256")?);
-                    Ok(json!(true))
-                }
-                "rotate_keys" => Ok(result(client.rotate_keys(now), |()| json!(true))),
-                "compromised" => {
-                    client.declare_compromised(now);
-                    Ok(json!(true))
-                }
-                "give_up_signalling" => {
-                    client.give_up_signalling(now);
-                    Ok(json!(true))
-                }
-                "leave" => {
-                    client.leave(now);
-                    Ok(json!(true))
-                }
-                "connect" => {
-                    client.connect(now);
-                    Ok(json!(true))
-                }
-                other => Err(format!("no command of a client: {other}")),
-            },
+            Machine::Client(client) => client_command(client, now, &name, fields),
         }
     })
+}
+
+fn client_command(
+    client: &mut Client,
+    now: Now,
+    name: &str,
+    fields: &mut Fields,
+) -> Outcome<Value> {
+    match name {
+        "send_chat" => {
+            let text = match fields.maybe("length").and_then(|length| length.as_u64()) {
+                Some(length) => "x".repeat(usize::try_from(length).unwrap_or(0)),
+                None => fields.text("text")?,
+            };
+            let sent = client.send_chat(now, &fields.text("to")?, &text);
+            Ok(result(sent, |id| json!(id.to_string())))
+        }
+        "set_status" => {
+            let status = match fields.text("status")?.as_str() {
+                "away" => Status::Away,
+                _ => Status::Online,
+            };
+            Ok(result(client.set_status(now, status), |()| json!(true)))
+        }
+        "offer_file" => {
+            let id = ChatId::parse(&fields.text("id")?).ok_or("no id")?;
+            let (to, file) = (fields.text("to")?, fields.text("file")?);
+            let offered = client.offer_file(now, id, &to, &file, fields.uint("size")?);
+            Ok(result(offered, |transfer| json!(transfer.0)))
+        }
+        "file_digest" => {
+            let transfer = TransferId(fields.uint("transfer")?);
+            let digest = unhex(&fields.text("sha256")?);
+            let digest = digest.and_then(|digest| digest.try_into().ok());
+            client.file_digest(now, transfer, digest.ok_or("no SHA-256")?);
+            Ok(json!(true))
+        }
+        "rotate_keys" => Ok(result(client.rotate_keys(now), |()| json!(true))),
+        "compromised" => {
+            client.declare_compromised(now);
+            Ok(json!(true))
+        }
+        "give_up_signalling" => {
+            client.give_up_signalling(now);
+            Ok(json!(true))
+        }
+        "leave" => {
+            client.leave(now);
+            Ok(json!(true))
+        }
+        "connect" => {
+            client.connect(now);
+            Ok(json!(true))
+        }
+        other => Err(format!("no command of a client: {other}")),
+    }
 }
