@@ -79,6 +79,8 @@ pub struct HostileServer {
     transfers: u64,
     /// Transfers that the client took, and the pieces that were sent of each.
     taken: Vec<(u64, u64)>,
+    /// Offers that the client answered.
+    answered: u64,
     now: UnixMs,
     out: VecDeque<Vec<u8>>,
     sessions: u64,
@@ -110,6 +112,7 @@ impl HostileServer {
             hoards: false,
             transfers: 0,
             taken: Vec::new(),
+            answered: 0,
             now: UnixMs(0),
             out: VecDeque::new(),
             sessions: 0,
@@ -171,7 +174,7 @@ impl HostileServer {
         let packet = Packet { epoch: 0, seq, iv_seq: None, kind, timestamp, plaintext: &plaintext };
         self.out.push_back(link.seal(&packet).ok()?);
         (self.link, self.established, self.transfers) = (Some(link), false, 0);
-        self.taken.clear();
+        (self.taken, self.answered) = (Vec::new(), 0);
         let others = self.torments.iter().any(|torment| *torment != Torment::Unfinished);
         let hoards = self.torments.contains(&Torment::Unfinished);
         self.hoards = hoards && (!others || self.rng.chance(300));
@@ -200,6 +203,7 @@ impl HostileServer {
             if text(message, "step") == "offer" {
                 self.answer(message);
             } else if text(message, "type") == "file_accept" {
+                self.answered += 1;
                 self.taken.extend(message["transfer"].as_u64().map(|transfer| (transfer, 0)));
             } else if text(message, "type") == "file_cancel" {
                 self.taken.retain(|(transfer, _)| message["transfer"] != *transfer);
@@ -318,7 +322,7 @@ impl HostileServer {
 
     /// Every other byte of files that the client took.
     fn send_pieces(&mut self) {
-        if self.transfers < 20 + self.taken.len() as u64 {
+        if self.transfers < self.answered + 8 {
             self.offer_file("a.bin");
         }
         let Some(index) = self.taken.len().checked_sub(1).map(|last| self.rng.index(last + 1))

@@ -6,7 +6,6 @@ use crate::vectors::{Fields, Outcome, unhex};
 use clawchat_core::client::Client;
 use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::ranges::RangeSet;
-use clawchat_core::server::Server;
 use clawchat_core::time::Now;
 use clawchat_core::wire::message::{FileError, Status};
 use core::fmt::Debug;
@@ -103,46 +102,37 @@ pub(super) fn command(world: &mut World, command: Value) -> Outcome<Value> {
             return Ok(done);
         }
         match &mut world.machine {
-            Machine::Server(server) => server_command(server, now, &name, fields),
+            Machine::Server(server) => match name.as_str() {
+                "issue" => {
+                    let (member, rooms) = (fields.text("member")?, fields.maybe("rooms"));
+                    let rooms = rooms.and_then(|rooms| rooms.as_array().cloned());
+                    let rooms: Vec<String> = rooms
+                        .unwrap_or_default()
+                        .iter()
+                        .filter_map(|room| room.as_str().map(str::to_owned))
+                        .collect();
+                    let valid_for = fields.maybe("valid_for").and_then(|v| v.as_u64());
+                    let issued = server.issue(now, &member, &rooms, valid_for.unwrap_or(3600));
+                    Ok(result(issued, |_| json!(true)))
+                }
+                "rotate_keys" => {
+                    let member = fields.maybe("member");
+                    let member = member.as_ref().and_then(Value::as_str);
+                    Ok(json!(server.rotate_keys(now, member)))
+                }
+                "compromised" => {
+                    let (member, reason) = (fields.text("member")?, fields.text("reason")?);
+                    Ok(json!(server.declare_compromised(now, &member, &reason)))
+                }
+                "shut_down" => {
+                    server.shut_down(now);
+                    Ok(json!(true))
+                }
+                other => Err(format!("no command of a server: {other}")),
+            },
             Machine::Client(client) => client_command(client, now, &name, fields),
         }
     })
-}
-
-fn server_command(
-    server: &mut Server,
-    now: Now,
-    name: &str,
-    fields: &mut Fields,
-) -> Outcome<Value> {
-    match name {
-        "issue" => {
-            let (member, rooms) = (fields.text("member")?, fields.maybe("rooms"));
-            let rooms = rooms.and_then(|rooms| rooms.as_array().cloned());
-            let rooms: Vec<String> = rooms
-                .unwrap_or_default()
-                .iter()
-                .filter_map(|room| room.as_str().map(str::to_owned))
-                .collect();
-            let valid_for = fields.maybe("valid_for").and_then(|v| v.as_u64());
-            let issued = server.issue(now, &member, &rooms, valid_for.unwrap_or(3600));
-            Ok(result(issued, |_| json!(true)))
-        }
-        "rotate_keys" => {
-            let member = fields.maybe("member");
-            let member = member.as_ref().and_then(Value::as_str);
-            Ok(json!(server.rotate_keys(now, member)))
-        }
-        "compromised" => {
-            let (member, reason) = (fields.text("member")?, fields.text("reason")?);
-            Ok(json!(server.declare_compromised(now, &member, &reason)))
-        }
-        "shut_down" => {
-            server.shut_down(now);
-            Ok(json!(true))
-        }
-        other => Err(format!("no command of a server: {other}")),
-    }
 }
 
 fn client_command(
