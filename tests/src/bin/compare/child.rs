@@ -24,6 +24,8 @@ const LIFETIME: Duration = Duration::from_secs(300);
 pub(crate) enum Core {
     Client,
     Server,
+    /// It starts others that choose for themselves.
+    Any,
 }
 
 impl Core {
@@ -31,6 +33,7 @@ impl Core {
         match self {
             Self::Client => "client",
             Self::Server => "server",
+            Self::Any => "any",
         }
     }
 }
@@ -38,6 +41,9 @@ impl Core {
 /// Stays on one core, by the name that [`Core::name`] gives it. Best effort: with one core there is
 /// no choice.
 pub(crate) fn pin(name: &str) {
+    if name == Core::Any.name() {
+        return;
+    }
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     let core = if name == "server" { cores.next_back() } else { cores.next() };
@@ -141,7 +147,24 @@ impl Drop for Child {
 impl Child {
     /// Starts this program again in a role.
     pub(crate) fn start(core: Core, role: &str, words: &[String]) -> Result<Self, String> {
-        let mut command = Command::new(std::env::current_exe().map_err(text)?);
+        let command = Command::new(std::env::current_exe().map_err(text)?);
+        Self::start_by(command, core, role, words)
+    }
+
+    /// The same in a network of its own that only has a loopback, with the MTU of an Ethernet once
+    /// [`ethernet`] has set it up.
+    pub(crate) fn start_apart(role: &str, words: &[String]) -> Result<Self, String> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--"]).arg(std::env::current_exe().map_err(text)?);
+        Self::start_by(command, Core::Any, role, words)
+    }
+
+    fn start_by(
+        mut command: Command,
+        core: Core,
+        role: &str,
+        words: &[String],
+    ) -> Result<Self, String> {
         command.args(["--role", core.name(), role]).args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().map_err(text)?;
@@ -188,6 +211,13 @@ impl Child {
         self.go()?;
         self.sample()
     }
+}
+
+/// Gives the loopback of this process's own network the MTU of an Ethernet.
+pub(crate) fn ethernet() -> Result<(), String> {
+    let words = ["link", "set", "lo", "mtu", "1500", "up"];
+    let status = Command::new("ip").args(words).status().map_err(text)?;
+    if status.success() { Ok(()) } else { Err("the loopback can't be set up".to_owned()) }
 }
 
 /// Runs a client against a server, and adds what the server used meanwhile.

@@ -5,8 +5,8 @@
 //! gives a ratio of its own. Processor time is what the system says of each process; every process is
 //! this program in another role, and so built alike. `docs/performance.md` tells how to read it.
 
-mod awaited;
 mod child;
+mod files;
 mod memory;
 mod ours;
 mod proto;
@@ -27,6 +27,7 @@ type Role = fn(&[String]) -> Result<(), String>;
 
 const ROLES: &[(&str, Role)] = &[
     ("ours-server", ours::serve),
+    ("ours-bulk", ours::bulk),
     ("ours-ping", ours::ping),
     ("ours-handshakes", ours::handshakes),
     ("ours-idle", ours::idle),
@@ -39,8 +40,11 @@ const ROLES: &[(&str, Role)] = &[
     ("udp-echo", udp::echo),
     ("udp-ping", udp::ping),
     ("packet-bare", memory::packet_bare),
+    ("packet-path", memory::packet_path),
+    ("core-bulk", memory::core_bulk),
     ("packet-layer", memory::packet_layer),
     ("many", memory::many),
+    ("bulk-apart", rows::bulk_apart),
     ("proto-bulk", memory::proto_bulk),
 ];
 

@@ -2,14 +2,14 @@
 
 use crate::child::{Measured, Sample, tell_sample, thread_cpu, word};
 use crate::proto;
-use clawchat_core::crypto::aead::{CipherProvider as _, RustCrypto};
+use clawchat_core::crypto::aead::{AwsLc, CipherProvider as _};
 use clawchat_core::crypto::derive::{Direction, derive};
 use clawchat_core::crypto::packet::PacketKeys;
 use clawchat_core::limits::{HEADER_LEN, OVERHEAD};
 use clawchat_core::secret::Secret;
 use clawchat_core::time::UnixMs;
 use clawchat_core::wire::header::{Header, PacketType};
-use clawchat_tests::bench::{Datagram, Rig};
+use clawchat_tests::bench::{Datagram, FileRun, Rig};
 use core::hint::black_box;
 use core::time::Duration;
 
@@ -45,7 +45,7 @@ fn nanoseconds(count: u32, mut work: impl FnMut(u64)) -> f64 {
 /// Role: `packet-bare COUNT`: the cipher of our provider seals and opens the same bytes.
 pub(crate) fn packet_bare(words: &[String]) -> Result<(), String> {
     let count = word(words, 0)?;
-    let cipher = RustCrypto.packet_cipher(&Secret::take(&mut [7; 32]));
+    let cipher = AwsLc.packet_cipher(&Secret::take(&mut [7; 32]));
     let one = |size: usize| {
         let (mut text, aad) = (vec![7; size - OVERHEAD], [1; AAD]);
         let each = nanoseconds(count, |seq| {
@@ -64,7 +64,7 @@ pub(crate) fn packet_bare(words: &[String]) -> Result<(), String> {
 /// the account that a session keeps of it.
 pub(crate) fn packet_layer(words: &[String]) -> Result<(), String> {
     let count = word(words, 0)?;
-    let keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &RustCrypto);
+    let keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &AwsLc);
     let one = |size: usize| {
         let mut datagram = vec![7; size];
         let each = nanoseconds(count, |seq| {
@@ -82,11 +82,47 @@ pub(crate) fn packet_layer(words: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Role: `packet-path COUNT`: a chunk of a file built, sealed, opened and accounted for at both sides,
+/// with the acknowledgements that go back, in the quickest of many blocks.
+pub(crate) fn packet_path(words: &[String]) -> Result<(), String> {
+    let count: u32 = word(words, 0)?;
+    let one = |size: usize| {
+        // Of the datagrams, the first block goes before the size is found.
+        let bytes = u64::from(count) * 2 * size as u64;
+        let (mut run, block) = (FileRun::new(bytes, size, &AwsLc), u64::from(count / BLOCKS));
+        let mut quickest = f64::INFINITY;
+        for number in 0..=BLOCKS {
+            let (first, started) = (run.chunks(), thread_cpu());
+            while run.chunks() - first < block {
+                run.step();
+            }
+            let each = (thread_cpu() - started) * 1e9 / (run.chunks() - first) as f64;
+            quickest = if number == 0 { quickest } else { quickest.min(each) };
+        }
+        (size.to_string(), quickest)
+    };
+    tell_of(&SIZES.map(one).into());
+    Ok(())
+}
+
+/// Role: `core-bulk MIB SIZE`: a file from one machine to the other, in datagrams of at most `SIZE`
+/// bytes. The handshake does not count, the search for the size does.
+pub(crate) fn core_bulk(words: &[String]) -> Result<(), String> {
+    let (mib, size): (u64, usize) = (word(words, 0)?, word(words, 1)?);
+    let mut run = FileRun::new(mib << 20, size, &AwsLc);
+    let started = thread_cpu();
+    while !run.is_over() {
+        run.step();
+    }
+    tell_sample(&[("rate", run.received() as f64 / (thread_cpu() - started))]);
+    Ok(())
+}
+
 /// Role: `many SESSIONS COUNT`: what a ping and its pong cost the server, a whole turn of its driver
 /// for each. The same few sessions talk, or all take turns.
 pub(crate) fn many(words: &[String]) -> Result<(), String> {
     let (sessions, count): (u32, u32) = (word(words, 0)?, word(words, 1)?);
-    let mut rig = Rig::new(sessions, &RustCrypto);
+    let mut rig = Rig::new(sessions, &AwsLc);
     let mut cost = |talkers: usize| {
         let (mut next, mut spent, rounds) = (0, 0.0, count as usize / BATCH);
         for round in 0..=rounds {

@@ -2,10 +2,12 @@
 
 use crate::child::{answer_for_usage, cpu, heard, percentiles, tell, tell_sample, text, word};
 use clawchat_core::client;
-use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::crypto::aead::AwsLc;
 use clawchat_core::id::{ChatId, OpId, TransferId};
+use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::ops::{Chunk, Outcome, Want};
-use clawchat_core::server::{Action, Event, PortChoice, Server};
+use clawchat_core::ranges::RangeSet;
+use clawchat_core::server::{Action, Event, PortChoice, Server, Timing};
 use clawchat_core::time::Now;
 use clawchat_mio::{Driver, Flow, Remote};
 use clawchat_smol::Handle;
@@ -14,16 +16,55 @@ use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 use smol::LocalExecutor;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Sessions begun at a time where the rate does not count.
 const BATCH: usize = 20;
 
-/// A host with a perfect disk.
+/// What files are made of: as many bytes as are asked for at once, for all sessions of a process.
+static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// A host with a perfect disk, which takes every file and keeps nothing of it.
 struct ServerHost {
     remote: Remote<()>,
+    /// The port is told once only.
+    told: bool,
+    pauses: Pauses,
+}
+
+/// How steadily the bytes of a file arrive.
+#[derive(Default)]
+struct Pauses {
+    /// It is to be told at the end of a file.
+    wanted: bool,
+    /// Bytes have come since the last look at the clock.
+    came: bool,
+    last: Option<Instant>,
+    longest: f64,
+    ports: u32,
+    keys: u32,
+}
+
+impl Pauses {
+    /// Receiving has come to an end for now.
+    fn look(&mut self) {
+        if !self.wanted || !core::mem::take(&mut self.came) {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max((now - last).as_secs_f64());
+        }
+    }
+
+    fn tell(&self) {
+        if self.wanted {
+            let (ports, keys) = (self.ports.into(), self.keys.into());
+            tell_sample(&[("stall", self.longest), ("ports", ports), ("keys", keys)]);
+        }
+    }
 }
 
 impl clawchat_mio::Host for ServerHost {
@@ -35,18 +76,34 @@ impl clawchat_mio::Host for ServerHost {
 
     fn completed(&mut self, _: &mut Server, _: Now, _: OpId, _: Outcome) {}
 
-    fn event(&mut self, _: &mut Server, _: Now, event: Event) {
-        if let Event::Listening { port } = event {
-            tell(&port.to_string());
+    fn event(&mut self, server: &mut Server, now: Now, event: Event) {
+        match event {
+            Event::Listening { port } if !self.told => {
+                self.told = true;
+                tell(&port.to_string());
+            }
+            Event::PortRotated { .. } => self.pauses.ports += 1,
+            Event::KeysRotated { .. } => self.pauses.keys += 1,
+            Event::FileOffered { transfer, offer, .. } => {
+                // An offer that is gone already has been taken back.
+                let _gone = server.accept_file(now, transfer, &RangeSet::new(), offer.size);
+            }
+            Event::FileComplete { transfer, file } => {
+                self.pauses.tell();
+                server.file_checked(now, transfer, Ok(file));
+            }
+            _ => {}
         }
     }
 
-    // What is measured here carries no files.
     fn store(&mut self, _: &Chunk<'_>) -> bool {
-        false
+        self.pauses.came = true;
+        true
     }
 
-    fn flush(&mut self, _: &mut Server, _: Now) {}
+    fn flush(&mut self, _: &mut Server, _: Now) {
+        self.pauses.look();
+    }
 
     fn load(&mut self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
         Err("there is no file")
@@ -57,20 +114,29 @@ impl clawchat_mio::Host for ServerHost {
     }
 }
 
-/// Role: `ours-server FILES one|each`.
+/// Role: `ours-server FILES one|each [SECONDS]`: with a third word port and keys rotate so often, and the
+/// longest pause within a file is told when it is complete.
 pub(crate) fn serve(words: &[String]) -> Result<(), String> {
     let (files, members): (u64, String) = (word(words, 0)?, word(words, 1)?);
     let now = clawchat_mio::clock::now();
     let members = if members == "each" { Members::Each } else { Members::One };
-    let config = server_config(now, files, members, PortChoice::Random, &RustCrypto);
+    let mut config = server_config(now, files, members, PortChoice::Random, &AwsLc);
+    let mut pauses = Pauses::default();
+    if words.len() > 2 {
+        config.timing = Timing::every(word(words, 2)?);
+        pauses.wanted = true;
+    }
     let server = Server::new(config, &clawchat_mio::entropy::seed().map_err(text)?, now);
     let driver = Driver::new(server, vec![ADDRESS]).map_err(text)?;
-    let mut host = ServerHost { remote: driver.remote() };
+    let mut host = ServerHost { remote: driver.remote(), told: false, pauses };
     answer_for_usage();
     driver.run(&mut host).map_err(text)
 }
 
-struct ClientHost;
+/// A host whose files are all of one pattern.
+struct ClientHost {
+    pattern: &'static [u8],
+}
 
 impl clawchat_smol::Host for ClientHost {
     fn perform(&self, _: &client::Action) -> Outcome {
@@ -87,15 +153,17 @@ impl clawchat_smol::Host for ClientHost {
         Vec::new()
     }
 
-    fn load(&self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
-        Err("there is no file")
+    fn load(&self, _: &Want, bytes: &mut [u8]) -> Result<(), &'static str> {
+        bytes.copy_from_slice(&self.pattern[..bytes.len()]);
+        Ok(())
     }
 }
 
 /// A session of a file, and the task that drives it on `executor`.
 async fn connect(executor: &LocalExecutor<'_>, file: u64, port: u16) -> Result<Handle, String> {
-    let config = client_config(clawchat_smol::clock::now(), file, port, ADDRESS, &RustCrypto);
-    let (handle, task) = Handle::connect(config, Arc::new(ClientHost)).map_err(text)?;
+    let config = client_config(clawchat_smol::clock::now(), file, port, ADDRESS, &AwsLc);
+    let host = ClientHost { pattern: PATTERN.get_or_init(|| vec![7; DATAGRAM_MAX]) };
+    let (handle, task) = Handle::connect(config, Arc::new(host)).map_err(text)?;
     executor.spawn(task).detach();
     loop {
         match handle.next_event().await {
@@ -132,6 +200,44 @@ pub(crate) fn ping(words: &[String]) -> Result<(), String> {
         tell_sample(&[("p50", p50), ("p99", p99), ("worst", worst), ("cpu", used)]);
         Ok(())
     })
+}
+
+/// Role: `ours-bulk PORT MIB [rotate]`: a file from memory, from its offer to the server's word that it
+/// is complete. Its digest is not computed, since a stream of the peer has none either.
+pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
+    let (port, mib): (u16, u64) = (word(words, 0)?, word(words, 1)?);
+    run(async |executor| {
+        let handle = connect(executor, 0, port).await?;
+        if words.len() > 2 {
+            executor.spawn(rotate(handle.clone())).detach();
+        }
+        let (started, used) = (Instant::now(), cpu());
+        let offered = handle.offer_file(ChatId([1; 16]), "@server", "file", mib << 20).await;
+        handle.file_digest(offered.map_err(|error| format!("{error:?}"))?, [7; 32]);
+        loop {
+            match handle.next_event().await {
+                Some(client::Event::FileEnded { result: Ok(()), .. }) => break,
+                Some(client::Event::FileEnded { result: Err(why), .. }) => {
+                    return Err(format!("{why:?}"));
+                }
+                Some(client::Event::Closed(reason)) => return Err(reason.to_string()),
+                Some(_) => {}
+                None => return Err("the client ended".to_owned()),
+            }
+        }
+        let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - used);
+        tell_sample(&[("seconds", seconds), ("cpu", used), ("bytes", (mib << 20) as f64)]);
+        Ok(())
+    })
+}
+
+/// Offers new keys each second.
+async fn rotate(handle: Handle) {
+    loop {
+        smol::Timer::after(Duration::from_secs(1)).await;
+        // A rotation that is still under way will do.
+        let _busy = handle.rotate_keys().await;
+    }
 }
 
 /// Role: `ours-handshakes PORT COUNT AT_A_TIME`, each worker with a file of its own.

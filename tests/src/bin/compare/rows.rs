@@ -1,12 +1,13 @@
 //! The experiments: two sides each, the figures that are compared, and what they should come to.
 
-use crate::awaited::{self, Bulk};
-use crate::child::{Child, Core, Measured, Sample, idle, pair, text};
-use crate::scp;
+use crate::child::{Child, Core, Measured, Sample, ethernet, idle, pair, tell_sample, text, word};
+use crate::{files, scp};
 use tempfile::NamedTempFile;
 
-/// Datagram size of the bulk experiments, bytes: an Ethernet's.
+/// Datagram size of bare UDP, bytes: an Ethernet's.
 const SIZE: usize = 1472;
+/// Most that quinn sends by itself: datagrams of ours in memory are no larger.
+const QUIC_SIZE: usize = 1452;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +88,7 @@ const NANOS: (f64, &str) = (1.0, "ns");
 const GBIT: (f64, &str) = (8e-9, "Gbit/s");
 const PER_SECOND: (f64, &str) = (1.0, "/s");
 const PER_GB: (f64, &str) = (1.0, "s/GB");
+const COUNT: (f64, &str) = (1.0, "");
 const KILOBYTES: (f64, &str) = (1e-3, "kB");
 
 /// All of them, in the order in which they run.
@@ -94,12 +96,19 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "bulk",
         peer: "quinn",
-        sides: [
-            |scale| bulk_figures(awaited::ours_bulk(Bulk::Offload, scale.mib(), SIZE)),
-            quic_bulk,
-        ],
+        sides: [ours_bulk, quic_bulk],
         figures: &[
-            figure("rate", "goodput over loopback", GBIT, Goal::AtLeast(2.0)),
+            figure("rate", "goodput over loopback", GBIT, Goal::None),
+            figure("client", "client CPU", PER_GB, Goal::None),
+            figure("server", "server CPU", PER_GB, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "bulk-ethernet",
+        peer: "quinn",
+        sides: [|scale| apart(scale, "ours"), |scale| apart(scale, "quic")],
+        figures: &[
+            figure("rate", "goodput, loopback with MTU 1500", GBIT, Goal::AtLeast(2.0)),
             figure("client", "client CPU", PER_GB, Goal::AtMost(0.45)),
             figure("server", "server CPU", PER_GB, Goal::AtMost(0.45)),
         ],
@@ -107,22 +116,25 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "plain",
         peer: "bare UDP",
-        sides: [|scale| bulk_figures(awaited::ours_bulk(Bulk::Plain, scale.mib(), SIZE)), udp_bulk],
+        sides: [
+            |_| Err("the drivers always use GSO and GRO where there are any".to_owned()),
+            udp_bulk,
+        ],
         figures: &[figure("rate", "goodput without GSO and GRO", GBIT, Goal::AtLeast(0.9))],
     },
     Experiment {
         name: "core",
         peer: "quinn-proto",
         sides: [
-            |scale| awaited::ours_core(scale.mib()),
-            |scale| alone("proto-bulk", &[scale.mib().to_string()]),
+            |scale| alone("core-bulk", &[mib_in_memory(scale), QUIC_SIZE.to_string()]),
+            |scale| alone("proto-bulk", &[mib_in_memory(scale)]),
         ],
         figures: &[figure("rate", "both machines on one thread", GBIT, Goal::AtLeast(2.0))],
     },
     Experiment {
         name: "packet",
         peer: "bare AEAD",
-        sides: [|scale| awaited::ours_packet(ops(scale)), packet_bare],
+        sides: [|scale| alone("packet-path", &[ops(scale).to_string()]), packet_bare],
         figures: &[
             figure("1200", "packet path of the core, 1200 B", NANOS, Goal::AtMost(1.1)),
             figure("1408", "packet path of the core, 1408 B", NANOS, Goal::AtMost(1.1)),
@@ -187,7 +199,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "file",
         peer: "scp",
-        sides: [|scale| awaited::ours_file(scale.mib()), |scale| scp::copy(scale.mib())],
+        sides: [|scale| files::copy(scale.mib()), |scale| scp::copy(scale.mib())],
         figures: &[figure("rate", "a file from disk to disk, verified", GBIT, Goal::AtLeast(4.0))],
     },
     Experiment {
@@ -203,10 +215,14 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         name: "rotations",
         peer: "none",
         sides: [
-            |scale| awaited::ours_rotations(scale.mib()),
+            |scale| files::rotations(scale.of(16, 4) * scale.mib()),
             |_| Err("it is measured against nobody".to_owned()),
         ],
-        figures: &[figure("stall", "longest pause", MILLIS, Goal::OursAtMost(50.0))],
+        figures: &[
+            figure("stall", "longest pause", MILLIS, Goal::OursAtMost(50.0)),
+            figure("keys", "times that keys rotated", COUNT, Goal::None),
+            figure("ports", "times that the port rotated", COUNT, Goal::None),
+        ],
     },
 ];
 
@@ -233,6 +249,34 @@ fn bulk_figures(measured: Measured) -> Measured {
         ("client".to_owned(), sample["cpu"] / gigabytes),
         ("server".to_owned(), sample["server_cpu"] / gigabytes),
     ]))
+}
+
+fn mib_in_memory(scale: Scale) -> String {
+    (scale.mib() / 4).to_string()
+}
+
+fn ours_bulk(scale: Scale) -> Measured {
+    let server = ["1".to_owned(), "one".to_owned()];
+    bulk_figures(pair(("ours-server", &server), ("ours-bulk", &[scale.mib().to_string()])))
+}
+
+/// One side of `bulk` where no datagram is larger than an Ethernet's.
+fn apart(scale: Scale, side: &str) -> Measured {
+    let quick = u8::from(scale.quick).to_string();
+    Child::start_apart("bulk-apart", &[side.to_owned(), quick])?
+        .sample()
+        .map_err(|why| format!("a network of one's own takes root, unshare and ip: {why}"))
+}
+
+/// Role: `bulk-apart ours|quic QUICK`, in a network of its own: one side of `bulk`.
+pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
+    let (side, quick): (String, u8) = (word(words, 0)?, word(words, 1)?);
+    ethernet()?;
+    let scale = Scale { quick: quick == 1 };
+    let sample = if side == "ours" { ours_bulk(scale) } else { quic_bulk(scale) }?;
+    let figures: Vec<_> = sample.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    tell_sample(&figures);
+    Ok(())
 }
 
 /// A quinn server's words, and the file that it leaves its certificate in.
