@@ -169,6 +169,22 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+#[test]
+fn many_small_files_go_at_once() {
+    let scene = Scene::new();
+    let paths: Vec<_> = (0..100).map(|index| scene.path(&format!("{index}.txt"))).collect();
+    for (index, path) in paths.iter().enumerate() {
+        make(path, index as u64, 100 * index);
+    }
+    let named: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+    drop(Process::start(scene.send("@bob", &named)).end().expect(0));
+    let into = scene.path("got");
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    for path in &paths {
+        same(path, &into.join(name(path)));
+    }
+}
+
 /// Waits until something of the transfer is durable in a folder of partial files.
 fn wait_for_part(folder: &Path) {
     let is_part = |name: &String| name.ends_with(".part");

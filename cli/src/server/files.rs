@@ -11,8 +11,8 @@ use crate::disk::spool::{Meta, Spool};
 use crate::failure::{Exit, Outcome};
 use crate::files::{Arriving, Hashed, key_of};
 use crate::text::{bytes, complain, list};
-use clawchat_core::id::{ChatId, OpId, TransferId};
-use clawchat_core::limits::FILE_AGE;
+use clawchat_core::id::{ChatId, OpId, SessionId, TransferId};
+use clawchat_core::limits::{FILE_AGE, FILES_TAKEN};
 use clawchat_core::ops::{self, Chunk, FileFailure, Want};
 use clawchat_core::server::{Event, Server, StoredFile};
 use clawchat_core::time::{Now, UnixMs};
@@ -23,7 +23,7 @@ use clawchat_core::wire::message::{
 use clawchat_mio::Remote;
 use core::time::Duration;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -91,6 +91,10 @@ type Key0 = (String, ChatId);
 pub(super) struct Files {
     spool: Arc<Spool>,
     arriving: BTreeMap<TransferId, Arriving>,
+    /// In which session each of them is.
+    sessions: BTreeMap<TransferId, SessionId>,
+    /// Offers of sessions that have as many files on their way as one may have.
+    waiting: VecDeque<(SessionId, TransferId, FileOffer)>,
     /// What interrupted transfers left: their next ones go on with it.
     left: BTreeMap<Key, Arriving>,
     giving: BTreeMap<TransferId, Source>,
@@ -125,10 +129,16 @@ fn meta(file: &StoredFile) -> Meta {
 /// # Errors
 /// 73, 78.
 pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
-    for part in ["inbox", "outbox"] {
+    for part in ["inbox", "outbox", "spool", "spool/parts"] {
         disk::make_private_folder(&folder.join(part))?;
     }
     let path = folder.join("spool");
+    for kept in [&path, &path.join("parts")] {
+        let entries = std::fs::read_dir(kept).map_err(|error| disk::cannot_write(kept, &error))?;
+        for entry in entries.filter_map(Result::ok) {
+            disk::check_private(&entry.path())?;
+        }
+    }
     let opened = Spool::open(&path, quota.unwrap_or(QUOTA));
     opened.map_err(|error| disk::cannot_write(&path, &error))
 }
@@ -153,6 +163,8 @@ impl Files {
         Self {
             spool,
             arriving: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            waiting: VecDeque::new(),
             left: BTreeMap::new(),
             giving: BTreeMap::new(),
             complete: BTreeMap::new(),
@@ -197,10 +209,9 @@ impl Files {
     /// Takes what the machine tells of files; true if it was about one.
     pub(super) fn event(&mut self, server: &mut Server, now: Now, event: &Event) -> bool {
         match event {
-            Event::FileOffered { transfer, offer, .. } => {
-                if let Err(reason) = self.take(server, now, *transfer, offer) {
-                    server.cancel_file(now, *transfer, &reason);
-                }
+            Event::FileOffered { transfer, session, offer } => {
+                self.waiting.push_back((*session, *transfer, offer.clone()));
+                self.take_waiting(server, now);
             }
             Event::FileComplete { transfer, file } => {
                 if let Some(arriving) = self.arriving.get_mut(transfer) {
@@ -219,6 +230,27 @@ impl Files {
             _ => return false,
         }
         true
+    }
+
+    /// Takes the offers whose sessions may have another file on its way: the others wait, and so do
+    /// those who made them.
+    fn take_waiting(&mut self, server: &mut Server, now: Now) {
+        for (session, transfer, offer) in core::mem::take(&mut self.waiting) {
+            let on_their_way = self
+                .sessions
+                .iter()
+                .filter(|(other, of)| **of == session && self.arriving.contains_key(other));
+            if on_their_way.count() >= FILES_TAKEN {
+                self.waiting.push_back((session, transfer, offer));
+                continue;
+            }
+            self.sessions.insert(transfer, session);
+            if let Err(reason) = self.take(server, now, transfer, &offer) {
+                server.cancel_file(now, transfer, &reason);
+            }
+        }
+        let arriving = &self.arriving;
+        self.sessions.retain(|transfer, _| arriving.contains_key(transfer));
     }
 
     /// Takes an offer, as far as there is room for it.
@@ -276,6 +308,7 @@ impl Files {
     fn ended(&mut self, transfer: TransferId, result: &Result<(), FileFailure>) {
         self.giving.remove(&transfer);
         self.complete.remove(&transfer);
+        self.waiting.retain(|(_, other, _)| *other != transfer);
         let Some(mut arriving) = self.arriving.remove(&transfer) else { return };
         if matches!(result, Err(FileFailure::Cancelled(_))) {
             self.work(Job::Discard(Box::new(arriving.into_incoming())));
@@ -399,6 +432,9 @@ impl Files {
                     server.file_checked(now, transfer, Err(FileError::Disk));
                 }
             }
+        }
+        if !self.waiting.is_empty() {
+            self.take_waiting(server, now);
         }
         if self.room_at.elapsed() >= ROOM_EVERY {
             self.room_at = Instant::now();

@@ -5,7 +5,7 @@ use crate::crypto::derive::ConnectionId;
 use crate::error::SendError;
 use crate::id::{Epoch, FileId, OpId, SessionId};
 use crate::time::{Duration, Now, UnixMs};
-use crate::wire::message::{ErrorCode, RotationReason, SERVER_MEMBER, Status, is_name};
+use crate::wire::message::{ErrorCode, Recipient, RotationReason, SERVER_MEMBER, Status, is_name};
 use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -209,6 +209,12 @@ impl Server {
             Some(MemberStatus { name: name.to_string(), status, since, files, waiting })
         };
         self.hub.names().filter_map(status).collect()
+    }
+
+    /// Getter: whom something of the server itself is for; `None` for nobody that there is.
+    #[must_use]
+    pub fn recipients(&self, to: &Recipient) -> Option<Vec<String>> {
+        self.hub.recipients(SERVER_MEMBER, to).filter(|names| !names.is_empty())
     }
 
     /// Getter: all established sessions.

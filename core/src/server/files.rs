@@ -12,7 +12,7 @@ use crate::ranges::RangeSet;
 use crate::session::{FileEvent, Number, Session};
 use crate::time::{Now, UnixMs};
 use crate::transport::path::Transmit;
-use crate::wire::message::{FileError, FileOffer, Recipient, SERVER_MEMBER, is_file_name};
+use crate::wire::message::{FileError, FileOffer, SERVER_MEMBER, is_file_name};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -436,12 +436,6 @@ impl Server {
             });
             self.offer_files(session);
         }
-    }
-
-    /// Getter: whom something of the server itself is for; `None` for nobody that there is.
-    #[must_use]
-    pub fn recipients(&self, to: &Recipient) -> Option<Vec<String>> {
-        self.hub.recipients(SERVER_MEMBER, to).filter(|names| !names.is_empty())
     }
 
     /// Getter: the files that are kept, oldest first.
