@@ -42,6 +42,7 @@ fn server() -> Option<(Server, SecurityFile)> {
         members: Vec::new(),
         credentials: Vec::new(),
         chats: Vec::new(),
+        files: Vec::new(),
         max_sessions: 1,
         key_limits: KeyLimits::default(),
         provider: &RustCrypto,
