@@ -35,14 +35,19 @@ struct Scene {
     ann: Member,
     bob: Member,
     port: String,
+    quota: &'static str,
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::with_quota("1GiB")
+    }
+
+    fn with_quota(quota: &'static str) -> Self {
         let (sandbox, port) = (Sandbox::new(), free_port().to_string());
-        let server = sandbox.serve_with(&["--port", &port]);
+        let server = sandbox.serve_with(&["--port", &port, "--file-quota", quota]);
         let (ann, bob) = (sandbox.issue("ann"), sandbox.issue("bob"));
-        Self { sandbox, server, ann, bob, port }
+        Self { sandbox, server, ann, bob, port, quota }
     }
 
     fn send(&self, to: &str, paths: &[&Path]) -> Command {
@@ -63,7 +68,8 @@ impl Scene {
 
     /// Starts the server again.
     fn serve_again(&mut self) {
-        self.server = self.sandbox.serve_with(&["--port", &self.port]);
+        let words = ["--port", &self.port, "--file-quota", self.quota];
+        self.server = self.sandbox.serve_with(&words);
     }
 }
 
@@ -198,7 +204,7 @@ fn kill_in_between(size: u64, rounds: u64, apart: u64) {
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("SEED={seed}");
     let mut rng = Rng::new(seed);
-    let mut scene = Scene::new();
+    let mut scene = Scene::with_quota("20GiB");
     let (path, into) = (scene.path("big.bin"), scene.path("got"));
     make_large(&path, seed, size);
     let parts = scene.sandbox.state().join("spool/parts");
@@ -295,11 +301,11 @@ fn an_interrupted_sender_says_how_to_go_on() {
     // Larger than the quota lets in: nothing is there to go on with.
     let sparse = scene.path("sparse.bin");
     let file = std::fs::File::create(&sparse).unwrap();
-    file.set_len(40 << 30).unwrap();
+    file.set_len(4 << 30).unwrap();
     let refused = Process::start(scene.send("@bob", &[&sparse])).end();
     let refused = refused.expect(1);
     assert!(refused.err.lines().any(|line| line.contains("quota")), "{refused:?}");
-    file.set_len(9 << 30).unwrap();
+    file.set_len(900 << 20).unwrap();
     let sending = Process::start(scene.send("@bob", &[&sparse]));
     wait_for_part(&scene.sandbox.state().join("spool/parts"));
     sending.signal(Signal::INT);
