@@ -534,7 +534,10 @@ impl Chaos {
             let known = self.world.server_machine().is_some_and(|server| {
                 server.sessions().iter().any(|session| node.nat.owns(session.remote))
             });
-            if !node.connected || !known || unreceipted > 0 {
+            if !node.connected {
+                return Err(format!("oracle 9: {process:?} of {member} finds no server"));
+            }
+            if !known || unreceipted > 0 {
                 return Err(format!("{process:?} of {member}: {unreceipted} without receipt"));
             }
         }
