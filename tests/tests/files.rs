@@ -321,6 +321,94 @@ fn an_interrupted_sender_says_how_to_go_on() {
 }
 
 #[test]
+fn a_source_that_changes_begins_anew_and_says_so() {
+    let scene = Scene::new();
+    let path = scene.path("notes.txt");
+    let large = || {
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(900 << 20).unwrap();
+    };
+    let parts = scene.sandbox.state().join("spool/parts");
+    let inbox = scene.sandbox.state().join("inbox");
+    // Between two runs of the command.
+    large();
+    let sending = Process::start(scene.send("@server", &[&path]));
+    wait_for_part(&parts);
+    sending.signal(Signal::INT);
+    drop(sending.end().expect(83));
+    std::fs::write(&path, "second").unwrap();
+    let again = Process::start(scene.send("@server", &[&path])).end().expect(0);
+    assert!(again.err.lines().any(|line| line.contains("starts anew")), "{again:?}");
+    assert_eq!(std::fs::read_to_string(inbox.join("notes.txt")).unwrap(), "second");
+    // While it is sent.
+    std::fs::remove_file(&path).unwrap();
+    large();
+    let before = names(&parts).len();
+    let sending = Process::start(scene.send("@server", &[&path]));
+    wait_until("something comes", || names(&parts).len() > before);
+    std::fs::write(&path, "third").unwrap();
+    let done = sending.end().expect(0);
+    assert!(done.err.lines().any(|line| line.contains("starts anew")), "{done:?}");
+    assert_eq!(std::fs::read_to_string(inbox.join("notes (2).txt")).unwrap(), "third");
+    assert_eq!(names(&inbox), ["notes (2).txt", "notes.txt"]);
+}
+
+#[test]
+fn a_program_hears_of_all_that_happens() {
+    let scene = Scene::new();
+    let path = scene.path("a.bin");
+    make(&path, 1, 3_000_000);
+    let mut send = scene.send("@bob", &[&path]);
+    let mut sending = Process::start({
+        send.arg("--json");
+        send
+    });
+    let start = sending.event("start");
+    assert_eq!((start["name"].as_str(), start["size"].as_u64()), (Some("a.bin"), Some(3_000_000)));
+    assert_eq!(sending.event("progress")["transfer"], start["transfer"]);
+    let sent = sending.event("done");
+    drop(sending.end().expect(0));
+    let mut get = scene.get(&scene.path("got"), &["--all"]);
+    let mut getting = Process::start({
+        get.arg("--json");
+        get
+    });
+    assert_eq!(getting.event("start")["from"], "ann");
+    let got = getting.event("done");
+    assert_eq!((&got["sha256"], &got["verified"]), (&sent["sha256"], &sent["verified"]));
+    assert_eq!(got["sha256"].as_str().map(str::len), Some(64));
+    drop(getting.end().expect(0));
+}
+
+/// The client's folder is a disk of 1 MB that only it sees, until it is made larger.
+#[test]
+fn a_full_disk_pauses_and_goes_on_once_there_is_room() {
+    let can = Command::new("unshare").args(["-rm", "true"]).status();
+    if !can.is_ok_and(|status| status.success()) {
+        eprintln!("not tried: this machine gives no namespace to mount a small disk in");
+        return;
+    }
+    let scene = Scene::new();
+    let (path, into) = (scene.path("a.bin"), scene.path("small"));
+    make(&path, 1, 3_000_000);
+    drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
+    std::fs::create_dir(&into).unwrap();
+    let get = scene.get(&into, &["--all"]);
+    let mut command = scene.sandbox.command("unshare");
+    command.args(["-rm", "sh", "-c", r#"mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@""#]);
+    command.arg(&into).arg(get.get_program()).args(get.get_args());
+    let mut getting = Process::start(command);
+    let paused = getting.complains("paused: disk full");
+    assert!(paused.contains("needs 3.0 MB, has 1.0 MB"), "{paused}");
+    let id = getting.id().to_string();
+    let grow = ["-t", &id, "-U", "-m", "--preserve-credentials", "mount", "-o", "remount,size=9m"];
+    let status = Command::new("nsenter").args(grow).arg(&into).status().unwrap();
+    assert!(status.success());
+    let done = getting.end().expect(0);
+    assert!(done.err.lines().any(|line| line.contains("verified")), "{done:?}");
+}
+
+#[test]
 fn what_goes_wrong_is_said() {
     let scene = Scene::new();
     let path = scene.path("a.txt");

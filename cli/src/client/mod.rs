@@ -5,6 +5,8 @@ mod chat;
 mod commands;
 mod demo;
 mod files;
+mod folders;
+mod get;
 mod inbox;
 mod link;
 mod memory;
@@ -45,8 +47,8 @@ pub fn main() -> ExitCode {
         Command::Open { file } => profile::open(common, &file),
         Command::Send(send) => commands::send(common, &send),
         Command::SendFile(what) => sending::send_file(common, &what),
-        Command::Get(what) => taking::get(common, &what),
-        Command::Ls => taking::ls(common),
+        Command::Get(what) => get::get(common, &what),
+        Command::Ls => get::ls(common),
         Command::Listen { accept } => commands::listen(common, accept.as_deref()),
         Command::Chat { to } => chat::chat(common, &to),
         Command::Who => commands::who(common),

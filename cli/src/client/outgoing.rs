@@ -26,6 +26,8 @@ pub(super) enum Kind {
     List,
     /// A file of a folder.
     Within,
+    /// What the server has of a file that was changed since: it is to go.
+    Stale,
 }
 
 /// A file to send.
@@ -113,7 +115,10 @@ impl Plan {
         let mut items = VecDeque::new();
         for (path, walked) in self.paths {
             match walked {
-                None => items.push_back(Item::file(&path, memory, to, 1)?),
+                None => {
+                    items.extend(Item::stale(&path, memory, to)?);
+                    items.push_back(Item::file(&path, memory, to, 1)?);
+                }
                 Some(walked) => folder(&path, walked, memory, to, &mut items)?,
             }
         }
@@ -122,18 +127,25 @@ impl Plan {
 }
 
 impl Item {
+    /// What was begun of a file that is another now: else the server would keep it for days.
+    fn stale(path: &Path, memory: &Memory, to: &str) -> Outcome<Option<Self>> {
+        let now = stamp(path)?;
+        let stale =
+            memory.recall(to, path).filter(|sent| (sent.size, &sent.changed) != (now.0, &now.1));
+        let Some(Sent { id, size, .. }) = stale else { return Ok(None) };
+        let shown = path.display();
+        crate::text::complain(&format!("{shown} was changed since: it starts anew"));
+        memory.forget(to, path);
+        let (kind, name, path) = (Kind::Stale, name_of(path)?, path.to_owned());
+        Ok(Some(Self { kind, id, name, path, size, beginnings: 1, list: None }))
+    }
+
     fn file(path: &Path, memory: &Memory, to: &str, beginnings: u32) -> Outcome<Self> {
         let (size, changed) = stamp(path)?;
         let known = memory.recall(to, path);
-        let same =
-            known.as_ref().is_some_and(|sent| (sent.size, &sent.changed) == (size, &changed));
-        let id = match known {
-            Some(sent) if same => sent.id,
-            Some(_) => {
-                let shown = path.display();
-                crate::text::complain(&format!("{shown} was changed since: it starts anew"));
-                fresh_id()?
-            }
+        let same = known.filter(|sent| (sent.size, &sent.changed) == (size, &changed));
+        let id = match same {
+            Some(sent) => sent.id,
             None => fresh_id()?,
         };
         memory.note(to, path, &Sent { id, size, changed, list: None })?;

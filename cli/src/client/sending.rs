@@ -36,7 +36,7 @@ type Digested = (TransferId, Hashed);
 /// A file on its way.
 struct Active {
     item: Item,
-    source: Arc<Source>,
+    source: Option<Arc<Source>>,
     /// Bytes that the server has.
     done: u64,
     digest: Option<Digest>,
@@ -115,7 +115,8 @@ impl<'a> Sending<'a> {
         let memory = Memory::of(&info);
         let (notes, folders) = (plan.notes.clone(), plan.folders());
         let waiting = plan.items(&memory, to)?;
-        let total = waiting.iter().map(|item| item.size).sum();
+        let goes = waiting.iter().filter(|item| item.kind != Kind::Stale);
+        let total = goes.map(|item| item.size).sum();
         let progress = Progress::new(total, common.json, common.quiet);
         if !common.quiet {
             notes.iter().for_each(|note| complain(note));
@@ -162,26 +163,31 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Offers what may be offered now: the files of a folder once its list is there.
+    /// Offers what may be offered now: the files of a folder once its list is there, a file that was
+    /// changed once what was there of it is gone.
     async fn offer_next(&mut self) -> Outcome<()> {
-        let barrier = |active: &Active| active.item.kind == Kind::List;
+        let barrier = |active: &Active| matches!(active.item.kind, Kind::List | Kind::Stale);
         while self.active.len() < AT_A_TIME
             && !self.active.values().any(barrier)
             && let Some(item) = self.waiting.pop_front()
         {
-            let source = match item.open() {
+            // Of what is to go nothing is read.
+            let opened = (item.kind != Kind::Stale).then(|| item.open()).transpose();
+            let source = match opened {
                 Ok(source) => source,
                 Err(failure) => {
                     self.failures.push(failure);
                     continue;
                 }
             };
-            self.link.files.offer(item.id, source.clone());
+            if let Some(source) = &source {
+                self.link.files.offer(item.id, Arc::clone(source));
+            }
             let handle = &self.link.handle;
             let offered = handle.offer_file(item.id, self.to, &item.name, item.size).await;
             match offered {
                 Ok(transfer) => {
-                    if self.common.json {
+                    if self.common.json && item.kind != Kind::Stale {
                         print(
                             &event("start")
                                 .with("transfer", format!("t-{transfer}"))
@@ -207,7 +213,9 @@ impl<'a> Sending<'a> {
     fn take(&mut self, what: Event) {
         self.take_digests();
         match what {
-            Event::FileAccepted { transfer, .. } if self.cancel => self.cancelled(transfer),
+            Event::FileAccepted { transfer, .. } if self.goes_no_further(transfer) => {
+                self.cancelled(transfer);
+            }
             Event::FileAccepted { transfer, held } => self.accepted(transfer, held),
             Event::FileEnded { transfer, result: Ok(()) } => self.arrived(transfer),
             Event::FileEnded { transfer, result: Err(why) } => self.refused(transfer, &why),
@@ -252,7 +260,7 @@ impl<'a> Sending<'a> {
                 handle.file_digest(transfer, sha256);
             }
         };
-        let source = &active.source;
+        let Some(source) = &active.source else { return };
         let started = source.reader().and_then(|file| Digest::start(file, source.size(), told));
         match started {
             Ok(digest) => {
@@ -276,13 +284,18 @@ impl<'a> Sending<'a> {
         }
     }
 
+    fn goes_no_further(&self, transfer: TransferId) -> bool {
+        let stale = |active: &Active| active.item.kind == Kind::Stale;
+        self.cancel || self.active.get(&transfer).is_some_and(stale)
+    }
+
     /// The server knows now which file is meant: it goes no further.
     fn cancelled(&mut self, transfer: TransferId) {
         let Some(active) = self.active.remove(&transfer) else { return };
         self.link.handle.cancel_file(transfer, "its sender cancelled it");
         self.link.files.given(transfer);
         active.item.through(&self.memory, self.to);
-        if !self.common.quiet && !self.common.json {
+        if self.cancel && !self.common.quiet && !self.common.json {
             self.progress.say(&format!("cancelled: {}", one_line(&active.item.name)));
         }
     }
@@ -315,8 +328,13 @@ impl<'a> Sending<'a> {
 
     fn give_up(&mut self, transfer: TransferId, why: &str) {
         let Some(active) = self.active.remove(&transfer) else { return };
-        self.link.handle.cancel_file(transfer, why);
+        self.link.handle.cancel_file(transfer, "it can't be read any more");
         self.link.files.given(transfer);
+        // One that became shorter is no disk that fails.
+        if let Some(Err(changed)) = active.source.as_ref().map(|source| source.check()) {
+            self.again(active.item, &changed.to_string());
+            return;
+        }
         let what = format!("{}: {}", active.item.path.display(), one_line(why));
         self.failures.push(Failure::new(Exit::NoSuchFile, what));
     }
@@ -350,6 +368,9 @@ impl<'a> Sending<'a> {
         }
         let Some(active) = self.active.remove(&transfer) else { return };
         self.link.files.given(transfer);
+        if active.item.kind == Kind::Stale {
+            return;
+        }
         match why {
             FileFailure::Checked(FileError::Hash | FileError::Size) => {
                 self.again(active.item, "it arrived otherwise than it is here");

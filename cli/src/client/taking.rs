@@ -1,8 +1,9 @@
-//! Files that come (PROTOCOL 5.6): `get`, `ls` and `listen --accept`. Each appears under its name once it
+//! Files that come (PROTOCOL 5.6), for `get` and `listen --accept`. Each appears under its name once it
 //! is whole and verified; nothing is ever overwritten.
 
-use super::args::{Common, Get};
-use super::link::{Link, Woken};
+use super::args::Common;
+use super::folders::{Folder, folders};
+use super::link::Link;
 use super::outgoing::LIST;
 use super::progress::Progress;
 use super::shown::Shown;
@@ -12,13 +13,12 @@ use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::failure::{Exit, Failure, Failures, Outcome};
 use crate::files::{Arriving, Hashed, key_of};
-use crate::text::{answer, bytes, complain, event, list, one_line, print};
+use crate::text::{bytes, complain, event, one_line, print};
 use clawchat_core::client::Event;
 use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::ops::FileFailure;
 use clawchat_core::ranges::RangeSet;
-use clawchat_core::wire::json::Object;
-use clawchat_core::wire::message::{FileError, FileOffer, SessionInfo, hex};
+use clawchat_core::wire::message::{FileError, FileOffer, hex};
 use core::time::Duration;
 use smol::channel::{Receiver, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,8 +33,6 @@ const TICK: Duration = Duration::from_millis(200);
 const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// Files that are taken at a time.
 const AT_A_TIME: usize = 16;
-/// What waits at the server is offered within this time of connecting.
-const OFFERS: Duration = Duration::from_millis(1500);
 /// Partial files that nobody came back to for so long go.
 const STALE: Duration = Duration::from_secs(30 * 86_400);
 
@@ -97,6 +95,21 @@ impl<'a> Taker<'a> {
         })
     }
 
+    /// What this command was asked.
+    pub(super) const fn common(&self) -> &'a Common {
+        self.common
+    }
+
+    /// What this device has received before.
+    pub(super) fn knows(&mut self, received: Shown) {
+        self.received = received;
+    }
+
+    /// Whether a file, by its sender and id, belongs to a folder on its way.
+    pub(super) fn is_of_folder(&self, key: &(String, ChatId)) -> bool {
+        self.folders.iter().any(|folder| folder.place(key).is_some())
+    }
+
     /// Whether something is under way.
     pub(super) fn is_busy(&self) -> bool {
         !self.active.is_empty() || !self.waiting.is_empty() || !self.known.is_empty()
@@ -142,7 +155,7 @@ impl<'a> Taker<'a> {
     }
 
     /// Refuses an offer for good.
-    fn refuse(&mut self, transfer: TransferId, offer: &FileOffer) {
+    pub(super) fn refuse(&mut self, transfer: TransferId, offer: &FileOffer) {
         self.link.handle.cancel_file(transfer, "refused");
         self.taken += 1;
         if self.common.json {
@@ -451,235 +464,5 @@ impl<'a> Taker<'a> {
         // It stays while anything is in it.
         let _stays = std::fs::remove_dir(self.into.join(PARTS));
         self.active.len() + self.waiting.len() + self.left.len()
-    }
-}
-
-/// A folder whose files are on their way.
-#[derive(Debug)]
-struct Folder {
-    /// Its list, which lies among the partial files until all of them are here.
-    list: PathBuf,
-    from: String,
-    root: PathBuf,
-    /// Where each that is missing goes.
-    missing: BTreeMap<ChatId, PathBuf>,
-}
-
-impl Folder {
-    fn new(list: PathBuf, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
-        let place = |path: &str| {
-            let path = root.join(path);
-            path.parent().map_or_else(|| root.clone(), Path::to_owned)
-        };
-        let files = manifest.files.iter();
-        let missing = files.map(|file| (ChatId(file.id), place(&file.path))).collect();
-        Self { list, from: from.to_owned(), root, missing }
-    }
-
-    /// Where a file of it goes.
-    fn place(&self, (from, id): &(String, ChatId)) -> Option<PathBuf> {
-        self.missing.get(id).filter(|_| self.from == *from).cloned()
-    }
-
-    /// A file is in its place; whether others are missing. With the last one the list goes.
-    fn misses_more_than(&mut self, (from, id): &(String, ChatId)) -> bool {
-        if self.from == *from && self.missing.remove(id).is_some() && self.missing.is_empty() {
-            self.forget();
-            return false;
-        }
-        true
-    }
-
-    /// Beside its list: what the next process has to know.
-    fn keep(&self) -> Outcome<()> {
-        let object = Object::new()
-            .with("from", self.from.as_str())
-            .with("root", self.root.to_string_lossy().as_ref());
-        disk::write_private(&place_of(&self.list), &object.encode(), true)
-    }
-
-    fn forget(&self) {
-        for path in [place_of(&self.list), self.list.clone()] {
-            // One that stays is read again, for nothing.
-            let _left = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn place_of(list: &Path) -> PathBuf {
-    list.with_extension("place")
-}
-
-/// Folders that were begun before.
-fn folders(parts: &Path) -> Vec<Folder> {
-    let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
-    let read = |place: PathBuf| {
-        let object = Object::parse(&std::fs::read(&place).ok()?).ok()?;
-        let list = place.with_extension(LIST.trim_start_matches('.'));
-        let manifest = Manifest::parse(&std::fs::read(&list).ok()?)?;
-        let root = PathBuf::from(object.text("root").ok()?);
-        let mut folder = Folder::new(list, object.text("from").ok()?, root.clone(), &manifest);
-        // What is there was placed before.
-        for file in &manifest.files {
-            if root.join(&file.path).exists() {
-                folder.missing.remove(&ChatId(file.id));
-            }
-        }
-        Some(folder)
-    };
-    let places = entries.map(|entry| entry.path());
-    places
-        .filter(|path| path.extension().is_some_and(|end| end == "place"))
-        .filter_map(read)
-        .collect()
-}
-
-/// Whether `get` was asked for a file.
-fn is_wanted(what: &Get, offer: &FileOffer, from_list: bool) -> bool {
-    let name = offer.name.strip_suffix(LIST).unwrap_or(&offer.name);
-    let id = offer.id.to_string();
-    what.all
-        || from_list
-        || what.names.iter().any(|wanted| {
-            *wanted == name
-                || *wanted == offer.name
-                || (wanted.len() >= 6 && id.starts_with(wanted))
-        })
-}
-
-/// `get`: takes files that wait, and ends.
-pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
-    let link = Link::start(common)?;
-    smol::block_on(async {
-        let info = link.connected(common.timeout).await?;
-        let into = what.output.clone().unwrap_or_else(|| PathBuf::from("."));
-        let mut taker = Taker::new(common, &link, &into)?;
-        taker.received = Shown::received(&info);
-        let end = get_all(&mut taker, &link, what).await;
-        let unfinished = taker.stop();
-        let (taken, failures) = (taker.taken, core::mem::take(&mut taker.failures));
-        drop(taker);
-        match end {
-            End::Compromised => return Err(link.wiped().await),
-            End::Closed(failure) => return Err(failure),
-            End::Paused | End::Done => link.leave().await?,
-        }
-        if unfinished > 0 {
-            let what = format!("paused: {unfinished} files are not whole yet");
-            let failure = Failure::new(Exit::TransferIncomplete, what);
-            return Err(failure.advice("the same command goes on with them"));
-        }
-        failures.into_outcome()?;
-        if taken == 0 && !what.all {
-            let text = format!("the server has no such file for you: {}", what.names.join(", "));
-            return Err(Failure::new(Exit::NoSuchFile, one_line(&text)).advice("clawchat ls"));
-        }
-        if taken == 0 && !common.quiet && !common.json {
-            complain("no file waits");
-        }
-        Ok(())
-    })
-}
-
-/// How `get` ended.
-enum End {
-    Done,
-    Paused,
-    Compromised,
-    Closed(Box<Failure>),
-}
-
-async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
-    let (mut others, mut until) = (Vec::new(), Instant::now() + OFFERS);
-    loop {
-        if !taker.is_busy() && Instant::now() >= until {
-            return End::Done;
-        }
-        let deadline = taker.tick().unwrap_or(until);
-        match link.next(Some(deadline)).await {
-            Woken::Event(Event::Compromised { .. }) => return End::Compromised,
-            Woken::Event(Event::Closed(reason)) => {
-                return End::Closed(link.failure(&reason, taker.common.timeout));
-            }
-            Woken::Event(event) => match taker.take(event) {
-                Some(Event::FileOffered { transfer, offer }) => {
-                    others.push((transfer, offer));
-                    until = until.max(Instant::now() + OFFERS / 3);
-                }
-                // All are offered anew in a new session.
-                Some(Event::Connected { .. }) => {
-                    others.clear();
-                    until = Instant::now() + OFFERS;
-                }
-                _ => {}
-            },
-            Woken::Signal => return End::Paused,
-            Woken::Timeout => {}
-        }
-        // Which files belong to a folder is known once its list is here.
-        let wanted = |(_, offer): &mut (TransferId, FileOffer)| {
-            let key = (offer.from.clone(), offer.id);
-            let within = taker.folders.iter().any(|folder| folder.place(&key).is_some());
-            is_wanted(what, offer, within)
-        };
-        for (transfer, offer) in others.extract_if(.., wanted).collect::<Vec<_>>() {
-            if what.refuse {
-                taker.refuse(transfer, &offer);
-            } else {
-                taker.offered(transfer, offer);
-            }
-        }
-        taker.look().await;
-    }
-}
-
-/// `ls`: the files that wait.
-pub(super) fn ls(common: &Common) -> Outcome<()> {
-    let link = Link::start(common)?;
-    smol::block_on(async {
-        let info = link.connected(common.timeout).await?;
-        let (mut offers, mut until) = (Vec::new(), Instant::now() + OFFERS);
-        loop {
-            match link.next(Some(until)).await {
-                Woken::Event(Event::FileOffered { offer, .. }) => {
-                    offers.push(offer);
-                    until = until.max(Instant::now() + OFFERS / 3);
-                }
-                Woken::Event(Event::Compromised { .. }) => return Err(link.wiped().await),
-                Woken::Event(Event::Closed(reason)) => {
-                    return Err(link.failure(&reason, common.timeout));
-                }
-                Woken::Event(_) => {}
-                Woken::Signal | Woken::Timeout => break,
-            }
-        }
-        show(common, &info, &offers);
-        link.leave().await
-    })
-}
-
-fn show(common: &Common, info: &SessionInfo, offers: &[FileOffer]) {
-    if common.json {
-        let files = offers.iter().map(|offer| {
-            Object::new()
-                .with("name", offer.name.as_str())
-                .with("size", offer.size)
-                .with("from", offer.from.as_str())
-                .with("to", offer.to.to_string())
-                .with("id", offer.id.to_string())
-        });
-        print(&Object::new().with("schema", 1).with("files", list(files)));
-        return;
-    }
-    if offers.is_empty() {
-        complain(&format!("no file waits at {} for {}", one_line(&info.server_name), info.member));
-        return;
-    }
-    answer(&format!("{:<8} {:<10} {:<16} {}", "ID", "SIZE", "FROM", "NAME"));
-    for offer in offers {
-        let name = offer.name.strip_suffix(LIST).map(|name| format!("{name}/"));
-        let name = one_line(&name.unwrap_or_else(|| offer.name.clone()));
-        let id = &offer.id.to_string()[..8];
-        answer(&format!("{id:<8} {:<10} {:<16} {name}", bytes(offer.size), offer.from));
     }
 }

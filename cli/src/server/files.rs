@@ -3,28 +3,25 @@
 
 use super::admin;
 use super::run::Command;
+use super::spooler::{self, Job, Queue};
 use crate::disk;
-use crate::disk::incoming::{Checkpoint, Incoming, Key};
+use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::disk::source::Source;
-use crate::disk::spool::{Meta, Spool};
-use crate::failure::{Exit, Outcome};
+use crate::disk::spool::Spool;
+use crate::failure::Exit;
 use crate::files::{Arriving, Hashed, key_of};
 use crate::text::{bytes, complain, list};
 use clawchat_core::id::{ChatId, OpId, SessionId, TransferId};
-use clawchat_core::limits::{FILE_AGE, FILES_TAKEN};
-use clawchat_core::ops::{self, Chunk, FileFailure, Want};
+use clawchat_core::limits::FILES_TAKEN;
+use clawchat_core::ops::{Chunk, FileFailure, Want};
 use clawchat_core::server::{Event, Server, StoredFile};
-use clawchat_core::time::{Now, UnixMs};
+use clawchat_core::time::Now;
 use clawchat_core::wire::json::Object;
-use clawchat_core::wire::message::{
-    FileError, FileOffer, Recipient, SERVER_MEMBER, hex, is_file_name,
-};
+use clawchat_core::wire::message::{FileError, FileOffer, Recipient, hex};
 use clawchat_mio::Remote;
 use core::time::Duration;
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -34,14 +31,6 @@ use std::time::Instant;
 const ROOM_EVERY: Duration = Duration::from_secs(5);
 /// What was left by interrupted transfers is kept in memory for so many at most; the disk has it all.
 const LEFT: usize = 64;
-/// Bytes of files that are kept for members, unless the operator says otherwise.
-const QUOTA: u64 = 10 << 30;
-/// How often it is looked for parts that nobody goes on with.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
-/// Bytes copied at a time.
-const COPY: usize = 1 << 20;
-/// What lies in the outbox untouched for so long is whole.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// News for the loop.
 #[derive(Debug)]
@@ -55,36 +44,6 @@ pub(super) enum News {
     /// There is one in the outbox.
     Found(Recipient, PathBuf),
 }
-
-/// Work for the thread.
-#[derive(Debug)]
-enum Job {
-    Save(Checkpoint),
-    Keep(TransferId, Box<Incoming>, StoredFile),
-    Discard(Box<Incoming>),
-    /// A member has a file, or wants it no more.
-    Delivered(OpId, Key0, String),
-    /// Puts a file of the operator into the spool.
-    Queue(Queue),
-    /// Looks into the outbox.
-    Scan,
-    Stop,
-}
-
-/// A file of the operator.
-#[derive(Debug)]
-struct Queue {
-    to: Recipient,
-    members: Vec<String>,
-    path: PathBuf,
-    /// It is taken from where it is.
-    consume: bool,
-    /// Who asked for it.
-    reply: Option<mpsc::Sender<Object>>,
-}
-
-/// Sender and id of a file.
-type Key0 = (String, ChatId);
 
 /// All files of the server.
 #[derive(Debug)]
@@ -110,56 +69,11 @@ pub(super) struct Files {
     worker: Option<JoinHandle<()>>,
 }
 
-/// A stored file as the spool keeps it.
-fn meta(file: &StoredFile) -> Meta {
-    Meta {
-        id: file.offer.id.0,
-        from: file.offer.from.clone(),
-        name: file.offer.name.clone(),
-        size: file.offer.size,
-        sha256: file.sha256,
-        to: file.offer.to.to_string(),
-        recipients: file.to.clone(),
-        stored_at: file.stored_at.0,
-    }
-}
-
-/// Opens the folders of files in the state folder.
-///
-/// # Errors
-/// 73, 78.
-pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
-    for part in ["inbox", "outbox", "spool", "spool/parts"] {
-        disk::make_private_folder(&folder.join(part))?;
-    }
-    let path = folder.join("spool");
-    for kept in [&path, &path.join("parts")] {
-        let entries = std::fs::read_dir(kept).map_err(|error| disk::cannot_write(kept, &error))?;
-        for entry in entries.filter_map(Result::ok) {
-            disk::check_private(&entry.path())?;
-        }
-    }
-    let opened = Spool::open(&path, quota.unwrap_or(QUOTA));
-    opened.map_err(|error| disk::cannot_write(&path, &error))
-}
-
-/// The files that the spool keeps, as the machine takes them.
-pub(super) fn stored(spool: &Spool) -> Vec<StoredFile> {
-    let file = |meta: Meta| {
-        let to = Recipient::parse(&meta.to)?;
-        let (id, name, size, from) = (ChatId(meta.id), meta.name, meta.size, meta.from);
-        let offer = FileOffer { id, name, size, to, from };
-        let (sha256, to) = (meta.sha256, meta.recipients);
-        Some(StoredFile { offer, sha256, to, stored_at: UnixMs(meta.stored_at) })
-    };
-    spool.list().into_iter().filter_map(file).collect()
-}
-
 impl Files {
     /// Of the state folder `folder`.
     pub(super) fn start(spool: Spool, folder: &Path, remote: Remote<Command>) -> Self {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
-        let worker = worker(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
+        let worker = spooler::start(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
         Self {
             spool,
             arriving: BTreeMap::new(),
@@ -457,165 +371,4 @@ impl Files {
         let source = self.giving.get(&want.transfer).ok_or("it is no longer here")?;
         source.read_at(want.offset, bytes).map_err(|_| "the server's disk failed")
     }
-}
-
-/// The thread for what takes long.
-fn worker(
-    spool: Arc<Spool>,
-    folder: PathBuf,
-    work: mpsc::Receiver<Job>,
-    remote: Remote<Command>,
-) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
-        let mut swept = Instant::now();
-        while let Ok(job) = work.recv() {
-            // Parts that nobody goes on with would count against the quota for ever.
-            if swept.elapsed() >= SWEEP_EVERY {
-                swept = Instant::now();
-                let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
-            }
-            match job {
-                // What could not be saved comes again after a restart.
-                Job::Save(checkpoint) => drop(checkpoint.save()),
-                Job::Discard(incoming) => drop(incoming.discard()),
-                Job::Keep(transfer, incoming, file) => {
-                    let kept = keep(&spool, &folder.join("inbox"), *incoming, file);
-                    let _gone = remote.command(Command::File(News::Kept(transfer, kept)));
-                }
-                Job::Delivered(op, (from, id), by) => {
-                    let done = delivered(&spool, &from, id, &by).is_ok();
-                    let outcome = if done { ops::Outcome::Done } else { ops::Outcome::Failed };
-                    let _gone = remote.complete(op, outcome);
-                }
-                Job::Queue(Queue { to, members, path, consume, reply }) => {
-                    let queued = queue(&spool, to, members, &path).map_err(|error| {
-                        format!("cannot send {}: {}", path.display(), disk::plain(&error))
-                    });
-                    if queued.is_ok() && consume {
-                        // One that can't be removed is sent again: better than lost.
-                        let _left = std::fs::remove_file(&path);
-                    }
-                    let _gone = remote.command(Command::File(News::Queued(queued, reply)));
-                }
-                Job::Scan => {
-                    for (to, path) in scan(&folder.join("outbox")) {
-                        let _gone = remote.command(Command::File(News::Found(to, path)));
-                    }
-                }
-                Job::Stop => return,
-            }
-        }
-    })
-}
-
-/// Makes a whole file durable: in the inbox if it is the server's, else in the spool.
-fn keep(
-    spool: &Spool,
-    inbox: &Path,
-    incoming: Incoming,
-    mut file: StoredFile,
-) -> Result<(StoredFile, Option<PathBuf>), String> {
-    let failed = |error: io::Error| {
-        format!("a file from {} could not be stored: {}", file.offer.from, disk::plain(&error))
-    };
-    let to_us = |to: &Recipient| matches!(to, Recipient::Member(name) if name == SERVER_MEMBER);
-    if to_us(&file.offer.to) {
-        let path = incoming.place(inbox, &file.offer.name).map_err(failed)?;
-        file.to.clear();
-        return Ok((file, Some(path)));
-    }
-    if file.to.is_empty() {
-        incoming.discard().map_err(failed)?;
-    } else {
-        spool.add(&meta(&file), incoming).map_err(failed)?;
-    }
-    Ok((file, None))
-}
-
-/// Notes that a member has a file; when it waits for nobody any more, it goes.
-fn delivered(spool: &Spool, from: &str, id: ChatId, by: &str) -> io::Result<()> {
-    let known = spool.list().into_iter().find(|meta| meta.from == from && meta.id == id.0);
-    let Some(mut meta) = known else { return Ok(()) };
-    meta.recipients.retain(|name| name != by);
-    if meta.recipients.is_empty() {
-        spool.remove(from, &id.0)
-    } else {
-        spool.set_recipients(from, &id.0, &meta.recipients)
-    }
-}
-
-/// Copies a file into the spool, hashing it on the way.
-fn queue(
-    spool: &Spool,
-    to: Recipient,
-    members: Vec<String>,
-    path: &Path,
-) -> io::Result<StoredFile> {
-    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_file_name(name));
-    let name = name.ok_or_else(|| refused("receivers take no file of this name"))?.to_owned();
-    let source = Source::open(path)?;
-    let (size, mut id) = (source.size(), [0; 16]);
-    getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
-    if let Room::Missing { needs, has } = spool.room_for(size) {
-        return Err(refused(&format!("the quota has {has} bytes left of {needs}")));
-    }
-    let from = SERVER_MEMBER.to_owned();
-    let key = Key { from: from.clone(), id, size };
-    let mut incoming = Incoming::open(spool.parts(), &key)?;
-    if let Room::Missing { needs, has } = incoming.reserve()? {
-        incoming.discard()?;
-        return Err(refused(&format!("the disk has {has} bytes left of {needs}")));
-    }
-    let sha256 = match copy(&source, &mut incoming) {
-        Ok(sha256) => sha256,
-        Err(error) => {
-            incoming.discard()?;
-            return Err(error);
-        }
-    };
-    let stored_at = clawchat_mio::clock::now().wall;
-    let offer = FileOffer { id: ChatId(id), name, size, to, from };
-    let file = StoredFile { offer, sha256, to: members, stored_at };
-    spool.add(&meta(&file), incoming)?;
-    Ok(file)
-}
-
-fn refused(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
-}
-
-fn copy(source: &Source, into: &mut Incoming) -> io::Result<[u8; 32]> {
-    let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; COPY]);
-    while at < source.size() {
-        let length = usize::try_from(source.size() - at).unwrap_or(COPY).min(COPY);
-        source.read_at(at, &mut buffer[..length])?;
-        hash.update(&buffer[..length]);
-        into.write(at, &buffer[..length])?;
-        at += length as u64;
-    }
-    source.check().map_err(|changed| refused(&changed.to_string()))?;
-    Ok(hash.finalize().into())
-}
-
-/// The files in the outbox that nobody has touched for a moment: `outbox/@member/FILE` and
-/// `outbox/#room/FILE`.
-fn scan(outbox: &Path) -> Vec<(Recipient, PathBuf)> {
-    let entries = |folder: &Path| {
-        let entries = std::fs::read_dir(folder).into_iter().flatten();
-        entries.filter_map(Result::ok).map(|entry| entry.path())
-    };
-    let ready = |path: &PathBuf| {
-        let meta = std::fs::symlink_metadata(path);
-        let age = meta.as_ref().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
-        meta.is_ok_and(|meta| meta.is_file()) && age.is_some_and(|age| age >= SETTLED)
-    };
-    let mut found = Vec::new();
-    for folder in entries(outbox) {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        if let Some(to) = name.and_then(Recipient::parse) {
-            found.extend(entries(&folder).filter(ready).map(|path| (to.clone(), path)));
-        }
-    }
-    found
 }

@@ -9,6 +9,7 @@ pub mod journal;
 mod offline;
 mod resources;
 mod run;
+mod spooler;
 pub mod store;
 mod tell;
 pub mod worker;

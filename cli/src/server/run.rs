@@ -4,9 +4,10 @@ use super::admin::{self, Request};
 use super::args::{Common, Run};
 use super::commands::{self, VALID_FOR, show_key};
 use super::compromising::Compromising;
-use super::files::{self, Files, News};
+use super::files::{Files, News};
 use super::journal::Journal;
 use super::resources::{self, Resources, Usage};
+use super::spooler;
 use super::store::Store;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
@@ -88,7 +89,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
     })?;
     let (identity, fresh) = commands::ensure_identity(&store, &arguments.setup, common.quiet)?;
     let journal = Journal::open(&folder.join("chat.journal"))?;
-    let spool = files::open(&folder, arguments.file_quota)?;
+    let spool = spooler::open(&folder, arguments.file_quota)?;
     let members = store.members()?;
     let first_member = (fresh && members.is_empty()).then(|| "owner".to_owned());
     let config = ServerConfig {
@@ -101,7 +102,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),
-        files: files::stored(&spool),
+        files: spooler::stored(&spool),
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
         key_limits: KeyLimits::default(),
         provider: cipher::provider(),
