@@ -256,6 +256,18 @@ pub(crate) fn idle(
     Ok(Sample::from([("bytes".to_owned(), each), ("process".to_owned(), after["rss"])]))
 }
 
+/// Tells how many a second there were, what each cost the processor, and how long they took.
+pub(crate) fn tell_rate(count: f64, took: Duration, used: f64, times: Vec<f64>) {
+    let (p50, p99, worst) = percentiles(times);
+    tell_sample(&[
+        ("per_second", count / took.as_secs_f64()),
+        ("cpu", used / count),
+        ("p50", p50),
+        ("p99", p99),
+        ("worst", worst),
+    ]);
+}
+
 /// The middle, and the last of all but a hundredth, of a row of times.
 pub(crate) fn percentiles(mut times: Vec<f64>) -> (f64, f64, f64) {
     times.sort_by(f64::total_cmp);

@@ -1,6 +1,8 @@
 //! ClawChat through both of its drivers: a server on `clawchat-mio`, clients on `clawchat-smol`.
 
-use crate::child::{answer_for_usage, cpu, heard, percentiles, tell, tell_sample, text, word};
+use crate::child::{
+    answer_for_usage, cpu, heard, percentiles, tell, tell_rate, tell_sample, text, word,
+};
 use clawchat_core::client;
 use clawchat_core::crypto::aead::AwsLc;
 use clawchat_core::id::{ChatId, OpId, TransferId};
@@ -267,15 +269,7 @@ pub(crate) fn handshakes(words: &[String]) -> Result<(), String> {
         for worker in workers {
             times.extend(worker.await?);
         }
-        let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - used);
-        let (p50, p99, worst) = percentiles(times);
-        tell_sample(&[
-            ("per_second", count as f64 / seconds),
-            ("cpu", used / count as f64),
-            ("p50", p50),
-            ("p99", p99),
-            ("worst", worst),
-        ]);
+        tell_rate(count as f64, started.elapsed(), cpu() - used, times);
         Ok(())
     })
 }

@@ -1,6 +1,6 @@
 //! quinn, both sides, with its defaults.
 
-use crate::child::{answer_for_usage, cpu, heard, percentiles, tell, tell_sample, text, word};
+use crate::child::{answer_for_usage, cpu, heard, tell, tell_rate, tell_sample, text, word};
 use bytes::Bytes;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -176,15 +176,7 @@ pub(crate) fn handshakes(words: &[String]) -> Result<(), String> {
         for worker in workers {
             times.extend(worker.await.map_err(text)??);
         }
-        let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - used);
-        let (p50, p99, worst) = percentiles(times);
-        tell_sample(&[
-            ("per_second", count as f64 / seconds),
-            ("cpu", used / count as f64),
-            ("p50", p50),
-            ("p99", p99),
-            ("worst", worst),
-        ]);
+        tell_rate(count as f64, started.elapsed(), cpu() - used, times);
         Ok(())
     })
 }
