@@ -481,14 +481,22 @@ impl World {
         self.queue.insert((at, self.serial), happening);
     }
 
-    /// Takes out what hosts would do after `at`.
-    pub(crate) fn take_deeds_after(&mut self, at: u64) -> Vec<(Who, u32, Deed)> {
-        let late = self.queue.split_off(&(at, 0)).into_values();
-        let deed = |happening| match happening {
+    /// Takes the deeds of hosts out of the queue that are due at `at` or later, of those `of` names.
+    pub(crate) fn take_deeds_after(
+        &mut self,
+        at: u64,
+        of: impl Fn(Who) -> bool,
+    ) -> Vec<(Who, u32, Deed)> {
+        let is_deed = |_: &_, happening: &mut Happening| match happening {
+            Happening::File { who, .. } => of(*who),
+            _ => false,
+        };
+        let taken = self.queue.extract_if((at, 0).., is_deed);
+        let deed = |(_, happening)| match happening {
             Happening::File { who, run, deed } => Some((who, run, deed)),
             _ => None,
         };
-        late.filter_map(deed).collect()
+        taken.filter_map(deed).collect()
     }
 
     /// Ends the run with a complaint.
@@ -1649,10 +1657,10 @@ impl World {
                 sleepers.push(Who::Client(Process(index)));
             }
         }
-        for who in sleepers {
-            self.push(now, Happening::Timer(who));
+        for who in &sleepers {
+            self.push(now, Happening::Timer(*who));
         }
-        self.wake_hosts();
+        self.wake_hosts(&sleepers);
         let skew = self.setup.skew.cast_signed();
         for host in self.clients.iter_mut().filter_map(|node| node.host.as_mut()) {
             host.clock.ahead = host.clock.ahead.clamp(-skew, skew);

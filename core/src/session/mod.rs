@@ -214,6 +214,7 @@ impl Session {
         if let Err(violation) = &chunk {
             self.violate(cx.now, *violation);
         }
+        self.end_files();
         self.left();
         self.keep_keys_fresh(cx);
         self.note_move();

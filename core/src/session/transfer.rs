@@ -82,6 +82,8 @@ pub(super) struct Transfers {
     outgoing: BTreeMap<u64, Outgoing>,
     offered_to_us: u64,
     incoming: BTreeMap<u64, Incoming>,
+    /// A `file_end` found no place in the channel.
+    end_waits: bool,
 }
 
 impl Transfers {
@@ -199,14 +201,25 @@ impl Session {
         if !sent {
             return;
         }
-        if let Some(Outgoing::Sending { digest: Some(sha256), ended }) =
-            self.transfers.outgoing.get_mut(&count)
-            && !*ended
+        if let Some(Outgoing::Sending { digest: Some(sha256), ended: false }) =
+            self.transfers.outgoing.get(&count)
         {
-            *ended = true;
             let what = FileMessage::End { sha256: *sha256 };
-            // What can't be queued now ends in silence; the session is all but dead then.
-            let _queued = self.send(&Message::File { transfer: count, what }, None);
+            let said = self.send(&Message::File { transfer: count, what }, None).is_ok();
+            self.transfers.end_waits |= !said;
+            if let Some(Outgoing::Sending { ended, .. }) = self.transfers.outgoing.get_mut(&count) {
+                *ended = said;
+            }
+        }
+    }
+
+    /// Says what of that found no place in the channel before.
+    pub(super) fn end_files(&mut self) {
+        if self.transfers.end_waits && self.has_room() {
+            self.transfers.end_waits = false;
+            for count in self.transfers.outgoing.keys().copied().collect::<Vec<_>>() {
+                self.end_file(count);
+            }
         }
     }
 

@@ -55,9 +55,10 @@ impl World {
         self.push(at, Happening::File { who, run, deed });
     }
 
-    /// Whatever was never done is done now.
-    pub(crate) fn wake_hosts(&mut self) {
-        let late = self.take_deeds_after(NEVER);
+    /// Whatever was never done is done now, and what was put off until the end of a long sleep.
+    pub(crate) fn wake_hosts(&mut self, sleepers: &[Who]) {
+        let mut late = self.take_deeds_after(NEVER, |_| true);
+        late.extend(self.take_deeds_after(self.now() + 2, |who| sleepers.contains(&who)));
         for (who, run, deed) in late {
             let at = self.now() + self.rng.range(1..=1_000_000);
             self.push(at, Happening::File { who, run, deed });
