@@ -21,6 +21,23 @@ impl RangeSet {
         if range.is_empty() {
             return false;
         }
+        // What comes in order comes to the end.
+        match self.0.last_mut() {
+            Some(last) if range.start > last.end => {}
+            Some(last) if range.start >= last.start => {
+                let grows = range.end > last.end;
+                last.end = last.end.max(range.end);
+                return grows;
+            }
+            Some(_) => return self.insert_within(range),
+            None => {}
+        }
+        self.0.push(range);
+        true
+    }
+
+    /// The same for a range that begins before the last one does.
+    fn insert_within(&mut self, range: Range<u64>) -> bool {
         let first = self.0.partition_point(|have| have.end < range.start);
         let last = self.0.partition_point(|have| have.start <= range.end);
         if first == last {
@@ -48,7 +65,22 @@ impl RangeSet {
         }
         let left = self.0[first].start..range.start;
         let right = range.end..self.0[last - 1].end;
-        self.0.splice(first..last, [left, right].into_iter().filter(|rest| !rest.is_empty()));
+        match (left.is_empty(), right.is_empty()) {
+            (true, true) => drop(self.0.drain(first..last)),
+            (false, false) if last - first == 1 => {
+                self.0[first] = left;
+                self.0.insert(last, right);
+            }
+            (is_left, is_right) => {
+                if !is_left {
+                    self.0[first] = left;
+                }
+                if !is_right {
+                    self.0[last - 1] = right;
+                }
+                self.0.drain(first + usize::from(!is_left)..last - usize::from(!is_right));
+            }
+        }
         true
     }
 

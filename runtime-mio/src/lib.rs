@@ -6,7 +6,7 @@
 //!   wait for sockets, inputs or the deadline
 //!     │
 //!     ▼
-//!   receive batches ──► handle_datagram ► Host::store   (bounded, so that nobody starves the rest)
+//!   receive batches ──► handle_batch ──► Host::store   (bounded, so that nobody starves the rest)
 //!   take inputs ──────► handle_completion, Host::command
 //!   deadline come ────► handle_timeout
 //!     │

@@ -28,8 +28,13 @@ impl Receiver {
         Self { arena: vec![0; SLOT * BATCH_SIZE] }
     }
 
-    /// Reads what a socket has, up to the budget of a turn, and hands out each datagram.
-    pub(crate) fn receive(&mut self, bound: &mut Bound, mut take: impl FnMut(Path, &mut [u8])) {
+    /// Reads what a socket has, up to the budget of a turn, and hands out what the kernel joined:
+    /// datagrams of one path, and the size of each but the last.
+    pub(crate) fn receive(
+        &mut self,
+        bound: &mut Bound,
+        mut take: impl FnMut(Path, &mut [u8], usize),
+    ) {
         for _ in 0..RECEIVES {
             let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
@@ -41,8 +46,7 @@ impl Receiver {
                             SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                         let local = local(bound.ip, meta.dst_ip);
                         let path = Path { port: bound.port, remote, local };
-                        let stride = meta.stride.max(1);
-                        slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
+                        take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

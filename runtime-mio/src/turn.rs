@@ -5,7 +5,6 @@ use crate::host::{Flow, Host, Input};
 use crate::{Driver, WAKER};
 use clawchat_core::server::Action;
 use clawchat_core::time::Now;
-use clawchat_core::wire::message::FileError;
 use core::time::Duration;
 use std::io;
 
@@ -30,12 +29,8 @@ impl<H: Host> Driver<H> {
         }
         let now = clock::now();
         for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
-            self.receiver.receive(bound, |path, datagram| {
-                if let Some(chunk) = self.server.handle_datagram(now, path, datagram)
-                    && !host.store(&chunk)
-                {
-                    self.server.file_checked(now, chunk.transfer, Err(FileError::Disk));
-                }
+            self.receiver.receive(bound, |path, datagrams, stride| {
+                self.server.handle_batch(now, path, datagrams, stride, |chunk| host.store(chunk));
             });
         }
         host.flush(&mut self.server, now);

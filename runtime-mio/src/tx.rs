@@ -170,7 +170,8 @@ mod tests {
             loop {
                 let mut got = None;
                 for bound in self.ports.iter_mut() {
-                    receiver.receive(bound, |path, datagram| got = Some((path, datagram.to_vec())));
+                    receiver
+                        .receive(bound, |path, datagram, _| got = Some((path, datagram.to_vec())));
                 }
                 if let Some(got) = got {
                     return got;

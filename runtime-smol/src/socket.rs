@@ -74,8 +74,9 @@ impl Sockets {
         !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Reads one batch of each socket and hands out each datagram; whether there was any.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Path, &mut [u8])) -> bool {
+    /// Reads one batch of each socket and hands out what the kernel joined: datagrams of one path, and
+    /// the size of each but the last. Whether there was any.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Path, &mut [u8], usize)) -> bool {
         let Some(port) = self.port else { return false };
         let mut any = false;
         for bound in &self.bound {
@@ -87,8 +88,7 @@ impl Sockets {
             for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                 let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                 let path = Path::new(port, remote);
-                let stride = meta.stride.max(1);
-                slot[..meta.len.min(SLOT)].chunks_mut(stride).for_each(|d| take(path, d));
+                take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
             }
         }
         any

@@ -6,7 +6,7 @@ use crate::{Command, SessionState, clock};
 use clawchat_core::client::{Action, Client, Event};
 use clawchat_core::id::OpId;
 use clawchat_core::limits::DATAGRAM_MAX;
-use clawchat_core::ops::Outcome;
+use clawchat_core::ops::{Chunk, Outcome};
 use clawchat_core::time::Now;
 use clawchat_core::transport::path::Transmit;
 use clawchat_core::wire::message::FileError;
@@ -111,12 +111,9 @@ impl Task {
                     // Bounded, so that a flood can't keep the task from its commands.
                     for _ in 0..RECEIVES {
                         let (client, host) = (&mut self.client, &self.host);
-                        let any = self.sockets.receive(|path, datagram| {
-                            if let Some(chunk) = client.handle_datagram(now, path, datagram)
-                                && !host.store(&chunk)
-                            {
-                                client.file_checked(now, chunk.transfer, Err(FileError::Disk));
-                            }
+                        let any = self.sockets.receive(|path, datagrams, stride| {
+                            let store = |chunk: &Chunk<'_>| host.store(chunk);
+                            client.handle_batch(now, path, datagrams, stride, store);
                         });
                         if !any {
                             break;

@@ -35,7 +35,7 @@ pub trait Machine {
     /// Output: an event.
     fn event(&mut self) -> Option<Self::Event>;
     /// Output: the next deadline.
-    fn deadline(&self) -> Option<Instant>;
+    fn deadline(&mut self) -> Option<Instant>;
 }
 
 macro_rules! machine {
@@ -87,7 +87,7 @@ macro_rules! machine {
                 self.poll_event()
             }
 
-            fn deadline(&self) -> Option<Instant> {
+            fn deadline(&mut self) -> Option<Instant> {
                 self.poll_timeout().map(|deadline| deadline.at)
             }
         }

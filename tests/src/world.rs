@@ -1012,7 +1012,8 @@ impl World {
         if chunk || !self.wants_nothing(who) {
             self.fail(&format!("oracle 12: a copy or forgery brings {who:?} bytes or a wish"));
         }
-        let moved = self.client_machine(process).and_then(Machine::deadline) != before;
+        let moved = self.clients[process.0].host.as_mut().and_then(|host| host.machine.deadline())
+            != before;
         let mut replies = Vec::new();
         for output in &outputs {
             match output {
@@ -1066,7 +1067,7 @@ impl World {
         if chunk || !self.wants_nothing(Who::Server) {
             self.fail("oracle 12: a copy or forgery brings the server bytes or a wish");
         }
-        let moved = self.server_machine().and_then(Machine::deadline) != before;
+        let moved = self.server.host.as_mut().and_then(|host| host.machine.deadline()) != before;
         let mut replies = Vec::new();
         for output in &outputs {
             match output {

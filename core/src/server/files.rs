@@ -338,7 +338,7 @@ impl Server {
             touched = true;
         }
         if touched {
-            self.schedule.touch(id, entry.deadline());
+            self.schedule.touch(id);
         }
     }
 
@@ -463,8 +463,6 @@ impl Server {
                 {
                     return Some(Want { transfer, offset, len });
                 }
-                // The pacer may have set a deadline.
-                self.schedule.set_deadline(id, entry.deadline());
             }
             self.schedule.no_files(id);
         }
@@ -490,7 +488,7 @@ impl Server {
         let sent = entry.session.send_chunk(now, (count, want.offset), bytes, out)?;
         // Sending moves deadlines, and the last byte brings a message.
         self.schedule.sent_files(id);
-        self.schedule.touch(id, entry.deadline());
+        self.schedule.touch(id);
         Some(sent)
     }
 }

@@ -202,6 +202,7 @@ impl Server {
             retirement,
             established,
             counted: 0,
+            held: false,
         };
         self.sessions.insert(id, entry);
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));

@@ -24,7 +24,7 @@ use crate::id::{Epoch, FileId, OpId, PortId, SessionId};
 use crate::limits::{HALF_OPEN, KeyLimits};
 use crate::ops::{Deadline, Ops, Outcome};
 use crate::random::{Random, Seed};
-use crate::session::{Context, Session, SessionEvent};
+use crate::session::{Batch, Context, Session, SessionEvent};
 use crate::time::{Duration, Instant, Now};
 use crate::transport::Timer;
 use crate::transport::path::{Path, Transmit};
@@ -115,12 +115,20 @@ struct Entry {
     established: Option<Now>,
     /// Bytes of it that the monitor knows of.
     counted: u64,
+    /// Its channel was full when it was last given what waits for it.
+    held: bool,
 }
 
 impl Entry {
     /// When it goes if it is not established by then.
     fn half_open_until(&self) -> Option<Instant> {
         self.session.is_half_open().then(|| self.hello_at + HALF_OPEN)
+    }
+
+    /// Whether a datagram may have changed no more than what the session has to send, and when.
+    fn is_quiet(&self) -> bool {
+        let quiet = self.session.is_open() && !self.session.has_events();
+        quiet && !(self.held && self.session.has_room())
     }
 
     /// When it is to be looked at; while it is half-open, nothing else counts.
@@ -157,6 +165,7 @@ pub struct Server {
     next_session: u64,
     schedule: Schedule,
     ops: Ops<Action, Waits>,
+    batch: Batch,
     events: VecDeque<Event>,
     replies: VecDeque<(Path, Vec<u8>)>,
     drops: [u64; DropReason::ALL.len()],
@@ -202,6 +211,7 @@ impl Server {
             next_session: 0,
             schedule: Schedule::default(),
             ops: Ops::default(),
+            batch: Batch::default(),
             events: VecDeque::new(),
             replies: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
@@ -253,6 +263,7 @@ impl Server {
     /// Input: a deadline may have come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.watch_clock(now);
+        self.set_deadlines();
         // Once each: what is due until it is polled would else be due for ever.
         for id in self.schedule.due(now.mono) {
             self.with_session(now, id, |session, cx| session.handle_timeout(cx));
@@ -309,8 +320,15 @@ impl Server {
             self.remove(id);
             return;
         }
-        let deadline = entry.deadline();
-        self.schedule.touch(id, deadline);
+        self.schedule.touch(id);
+    }
+
+    /// Sets the deadlines of what was touched since the last time.
+    fn set_deadlines(&mut self) {
+        while let Some(id) = self.schedule.next_stale() {
+            let deadline = self.sessions.get(&id).and_then(Entry::deadline);
+            self.schedule.set_deadline(id, deadline);
+        }
     }
 
     fn remove(&mut self, id: SessionId) {
@@ -391,9 +409,6 @@ impl Server {
             let Some(entry) = self.sessions.get(&id) else { continue };
             if entry.session.is_over() {
                 self.remove(id);
-            } else {
-                // Sending moves deadlines too.
-                self.schedule.set_deadline(id, entry.deadline());
             }
         }
         None
@@ -410,8 +425,8 @@ impl Server {
     }
 
     /// Output: when to call [`Self::handle_timeout`].
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline> {
+    pub fn poll_timeout(&mut self) -> Option<Deadline> {
+        self.set_deadlines();
         let session = self.schedule.next_deadline().map(|(at, id)| {
             let timer = self.sessions.get(&id).and_then(|entry| entry.session.deadline());
             Deadline { at, timer: timer.map_or(Timer::Forget, |(timer, _)| timer) }

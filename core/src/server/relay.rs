@@ -319,8 +319,9 @@ impl Server {
             }
             touched = true;
         }
+        entry.held = !entry.session.has_room();
         if touched {
-            self.schedule.touch(id, entry.deadline());
+            self.schedule.touch(id);
         }
     }
 }

@@ -11,6 +11,10 @@ pub(super) struct Schedule {
     deadlines: BTreeSet<(Instant, SessionId)>,
     of: BTreeMap<SessionId, Instant>,
     ready: BTreeSet<SessionId>,
+    /// Sessions whose deadline may be another by now.
+    stale: BTreeSet<SessionId>,
+    /// The last one touched, while it is in all sets: datagrams come in batches.
+    touched: Option<SessionId>,
     /// Sessions that may have bytes of files to send, and the one that sent them last.
     with_files: BTreeSet<SessionId>,
     last_with_files: Option<SessionId>,
@@ -19,11 +23,21 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// A session was touched: it may have something to send, and another deadline.
-    pub(super) fn touch(&mut self, id: SessionId, deadline: Option<Instant>) {
-        self.set_deadline(id, deadline);
-        self.ready.insert(id);
-        self.with_files.insert(id);
+    /// A session was touched: it may have something to send, and another deadline, which is asked for
+    /// once before it matters.
+    pub(super) fn touch(&mut self, id: SessionId) {
+        if self.touched != Some(id) {
+            self.stale.insert(id);
+            self.ready.insert(id);
+            self.with_files.insert(id);
+            self.touched = Some(id);
+        }
+    }
+
+    /// The next session whose deadline is to be set.
+    pub(super) fn next_stale(&mut self) -> Option<SessionId> {
+        self.touched = None;
+        self.stale.pop_first()
     }
 
     pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<Instant>) {
@@ -38,8 +52,10 @@ impl Schedule {
 
     pub(super) fn forget(&mut self, id: SessionId) {
         self.set_deadline(id, None);
+        self.stale.remove(&id);
         self.ready.remove(&id);
         self.with_files.remove(&id);
+        self.touched = None;
     }
 
     pub(super) fn next_deadline(&self) -> Option<(Instant, SessionId)> {
@@ -72,13 +88,17 @@ impl Schedule {
         self.last_with_files = Some(id);
     }
 
-    /// The session has no bytes of files that may go now.
+    /// The session has no bytes of files that may go now; its pacer may have set a deadline.
     pub(super) fn no_files(&mut self, id: SessionId) {
+        self.touched = None;
+        self.stale.insert(id);
         self.with_files.remove(&id);
     }
 
-    /// The session has nothing more to send.
+    /// The session has nothing more to send. Sending moves deadlines too.
     pub(super) fn idle(&mut self, id: SessionId) {
+        self.touched = None;
+        self.stale.insert(id);
         self.ready.remove(&id);
     }
 }
@@ -91,15 +111,31 @@ mod tests {
     fn deadlines_and_turns() {
         let at = Instant::from_micros;
         let mut schedule = Schedule::default();
-        schedule.touch(SessionId(1), Some(at(5)));
-        schedule.touch(SessionId(2), Some(at(3)));
-        schedule.touch(SessionId(2), Some(at(9)));
+        let settle = |schedule: &mut Schedule, deadlines: [u64; 2]| {
+            while let Some(id) = schedule.next_stale() {
+                let [one, two] = deadlines.map(at);
+                schedule.set_deadline(id, Some(if id == SessionId(1) { one } else { two }));
+            }
+        };
+        schedule.touch(SessionId(1));
+        schedule.touch(SessionId(2));
+        settle(&mut schedule, [5, 3]);
+        assert_eq!(schedule.next_deadline(), Some((at(3), SessionId(2))));
+        schedule.touch(SessionId(2));
+        schedule.touch(SessionId(2));
+        settle(&mut schedule, [0, 9]);
         assert_eq!(schedule.next_deadline(), Some((at(5), SessionId(1))));
         assert_eq!(schedule.next_ready(), Some(SessionId(1)));
         assert_eq!(schedule.next_ready(), Some(SessionId(2)));
         assert_eq!(schedule.next_ready(), Some(SessionId(1)));
         schedule.idle(SessionId(2));
+        assert_eq!(schedule.next_stale(), Some(SessionId(2)), "it has sent");
         assert_eq!(schedule.next_ready(), Some(SessionId(1)));
+        schedule.touch(SessionId(2));
+        schedule.idle(SessionId(2));
+        schedule.touch(SessionId(2));
+        assert_eq!(schedule.next_ready(), Some(SessionId(2)), "touched again after it was idle");
+        schedule.idle(SessionId(2));
         schedule.forget(SessionId(1));
         assert_eq!(schedule.next_ready(), None);
         assert_eq!(schedule.next_deadline(), Some((at(9), SessionId(2))));

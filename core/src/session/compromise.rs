@@ -7,7 +7,7 @@ use crate::id::Epoch;
 use crate::limits::{REPLY_COPIES, SIGNAL_INTERVAL};
 use crate::secret::Secret;
 use crate::time::{Duration, Instant, Now};
-use crate::transport::epochs::{Epochs, Slot};
+use crate::transport::epochs::{Epochs, Found};
 use crate::transport::path::Path;
 use crate::transport::seal_signal_in;
 use crate::wire::frame::{Frame, Frames};
@@ -256,12 +256,12 @@ impl Session {
         cx: &Context<'_>,
         path: Path,
         header: &Header,
-        found: (Slot, u64),
+        found: Found,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
         let Phase::Signalling(signal) = &mut self.phase else { return Err(DropReason::Ending) };
         let pto = Duration::ZERO;
-        let opened = signal.epochs.open(cx.now.mono, pto, header, found, datagram)?;
+        let opened = signal.epochs.open(cx.now.mono, || pto, header, found, datagram)?;
         let plaintext = &datagram[opened.plaintext];
         let object = Frames::new(plaintext).find_map(|frame| match frame {
             Ok(Frame::Signal(json)) => Object::parse(json).ok(),

@@ -1,5 +1,6 @@
 //! Floor 4: what the messages of one peer mean.
 
+mod batch;
 mod compromise;
 mod moves;
 mod phase;
@@ -16,7 +17,7 @@ use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX, OFFERS_BURST, OFFER
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
-use crate::transport::epochs::{Epochs, Opened, Slot};
+use crate::transport::epochs::{Epochs, Found, Opened};
 use crate::transport::path::Path;
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
@@ -30,6 +31,7 @@ use phase::{Parting, Phase};
 use rotation::Rotation;
 use transfer::Transfers;
 
+pub(crate) use batch::Batch;
 pub(crate) use compromise::datagram_hash;
 pub(crate) use transfer::{ChunkAt, FileEvent, Number};
 
@@ -176,12 +178,17 @@ impl Session {
         self.phase.transport().map_or(self.traffic, Transport::traffic)
     }
 
+    /// Whether [`Self::poll_event`] has something.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     pub(crate) fn poll_event(&mut self) -> Option<SessionEvent> {
         self.events.pop_front()
     }
 
     /// Whose keys a datagram was made with, if this session's (opening step 2).
-    pub(crate) fn recognise(&self, header: &Header) -> Option<(Slot, u64)> {
+    pub(crate) fn recognise(&self, header: &Header) -> Option<Found> {
         self.phase.epochs()?.recognise(header)
     }
 
@@ -191,7 +198,7 @@ impl Session {
         cx: &mut Context<'_>,
         path: Path,
         header: &Header,
-        found: (Slot, u64),
+        found: Found,
         datagram: &mut [u8],
     ) -> Result<Option<ChunkAt>, DropReason> {
         let Some(transport) = self.phase.transport_mut() else {
@@ -249,8 +256,7 @@ impl Session {
         let (epoch, number) = (opened.epoch, (opened.seq, opened.completes));
         let plaintext = &datagram[opened.plaintext.clone()];
         let inbox = transport.process(cx.now.mono, path, kind, number, plaintext)?;
-        let delivered = core::mem::take(&mut transport.delivered);
-        self.events.extend(delivered.into_iter().map(SessionEvent::Acked));
+        self.events.extend(transport.delivered.drain(..).map(SessionEvent::Acked));
         for json in inbox.signals {
             let object = Object::parse(json).map_err(Violation::Frames)?;
             self.take_signal(cx, path, kind, epoch, &object)?;

@@ -152,7 +152,7 @@ pub(super) fn chunks(
     let count = bytes.len().div_ceil(chunk_room(segment - OVERHEAD, transfer, offset).max(1));
     let mut identities =
         (count >= BATCH_WORTH).then(|| transport.epochs.identities(now.wall, count.min(BATCH_MAX)));
-    let mut at = 0;
+    let (first, mut at) = (offset, 0);
     while !bytes.is_empty() && out.len() - at >= segment && !transport.epochs.is_stopped() {
         let room = segment - OVERHEAD;
         let (piece, rest) = bytes.split_at(bytes.len().min(chunk_room(room, transfer, offset)));
@@ -174,13 +174,13 @@ pub(super) fn chunks(
             }
         };
         let range = offset..offset + piece.len() as u64;
-        transport.outbox.sent(transfer, range.clone());
         let (size, fragments, chunk) = (len as u64, Vec::new(), Some((transfer, range)));
         let sent = Sent { seq, at: now.mono, size, fragments, chunk, acked: None };
         transport.recovery.sent(sent);
         offset += piece.len() as u64;
         (at, bytes) = (at + len, rest);
     }
+    transport.outbox.sent(transfer, first..offset);
     transport.last_sent = now.mono;
     transport.sent_bytes += at as u64;
     at

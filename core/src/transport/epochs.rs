@@ -2,7 +2,7 @@
 
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{Direction, EpochKeys, direction_key};
-use crate::crypto::identity::{Identities, PacketIdentity};
+use crate::crypto::identity::{Identities, PacketIdentity, Recognised};
 use crate::crypto::packet::PacketKeys;
 use crate::crypto::replay::ReplayWindow;
 use crate::error::DropReason;
@@ -93,11 +93,20 @@ struct ReceiveOnly {
 
 /// Whose keys fit a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
+enum Slot {
     Current,
     Next,
     Previous,
     Older,
+}
+
+/// What opening steps 2 and 3 say of a packet that a session knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    slot: Slot,
+    seq: u64,
+    /// Its IV was compared with those of its batch.
+    iv_fits: bool,
 }
 
 /// A packet that opened.
@@ -278,12 +287,29 @@ impl Epochs {
     }
 
     /// Opening step 2 for this session: whose keys a packet was made with, and its number.
-    pub(crate) fn recognise(&self, header: &Header) -> Option<(Slot, u64)> {
-        let fits = |keys: &PacketKeys, slot| keys.seq(header).map(|seq| (slot, seq));
+    pub(crate) fn recognise(&self, header: &Header) -> Option<Found> {
+        let found = |slot| move |seq| Found { slot, seq, iv_fits: false };
+        let fits = |keys: &PacketKeys, slot| keys.seq(header).map(found(slot));
         fits(&self.current.open, Slot::Current)
             .or_else(|| fits(&self.next.as_ref()?.open, Slot::Next))
             .or_else(|| fits(self.previous_keys()?, Slot::Previous))
             .or_else(|| fits(&self.older.as_ref()?.open, Slot::Older))
+    }
+
+    /// Opening steps 2 and 3 for many packets in one pass, as far as keys of the current epoch go.
+    pub(crate) fn recognise_batch(&self, headers: &[Header], out: &mut [Recognised]) -> Epoch {
+        self.current.open.recognise(headers, out);
+        self.current.epoch
+    }
+
+    /// What [`Self::recognise_batch`] said of a packet, while its keys are the current ones.
+    pub(crate) fn found(&self, epoch: Epoch, said: Recognised) -> Option<Found> {
+        match said {
+            Recognised::Fits(seq) if epoch == self.current.epoch => {
+                Some(Found { slot: Slot::Current, seq, iv_fits: true })
+            }
+            _ => None,
+        }
     }
 
     fn previous_keys(&self) -> Option<&PacketKeys> {
@@ -297,9 +323,9 @@ impl Epochs {
     pub(crate) fn open(
         &mut self,
         now: Instant,
-        pto: Duration,
+        pto: impl FnOnce() -> Duration,
         header: &Header,
-        (slot, seq): (Slot, u64),
+        Found { slot, seq, iv_fits }: Found,
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
         let (keys, below) = match (slot, &self.previous, &self.older) {
@@ -314,7 +340,7 @@ impl Epochs {
             (Slot::Previous | Slot::Older, ..) => (None, None),
         };
         let keys = keys.ok_or(DropReason::NoKey)?;
-        if !keys.iv_fits(header, seq) {
+        if !iv_fits && !keys.iv_fits(header, seq) {
             return Err(DropReason::Iv);
         }
         if !self.replay.may_open(seq) || below.is_some_and(|lowest| seq >= lowest) {
@@ -330,7 +356,7 @@ impl Epochs {
     fn note_opened(
         &mut self,
         now: Instant,
-        pto: Duration,
+        pto: impl FnOnce() -> Duration,
         slot: Slot,
         seq: u64,
         len: u64,
@@ -356,7 +382,7 @@ impl Epochs {
         self.current.bytes += len;
         if completes {
             self.older = None;
-            let stay = (pto * 3).max(PREVIOUS_EPOCH_MIN).min(PREVIOUS_EPOCH_MAX);
+            let stay = (pto() * 3).max(PREVIOUS_EPOCH_MIN).min(PREVIOUS_EPOCH_MAX);
             let reduce = |previous| match previous {
                 Previous::Whole(old) => {
                     let (epoch, open) = (old.epoch, Box::new(old.open));
@@ -424,7 +450,7 @@ mod tests {
         let mut datagram = *datagram;
         let header = Header::decode(&datagram).unwrap();
         let found = epochs.recognise(&header).ok_or(DropReason::NoKey)?;
-        let pto = Duration::from_millis(100);
+        let pto = || Duration::from_millis(100);
         let opened = epochs.open(Instant::ZERO, pto, &header, found, &mut datagram)?;
         Ok((opened.epoch, opened.completes))
     }

@@ -27,7 +27,8 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use channel::{May, RecvChannel, SendChannel, Token};
-use epochs::{Epochs, Opened, Slot};
+use core::ops::Range;
+use epochs::{Epochs, Found, Opened};
 use outbox::Outbox;
 use path::{Pace, Path, Paths};
 use ping::Asked;
@@ -97,6 +98,8 @@ pub(crate) struct Transport {
     responses: VecDeque<(Path, [u8; 8])>,
     /// Tokens of messages that the peer acknowledged.
     pub(crate) delivered: Vec<Token>,
+    /// What became of packets: empty but for its room between two inputs.
+    settled: Settled,
     /// A ping is to go out.
     ping_due: bool,
     /// The ping that the user asked for.
@@ -122,6 +125,7 @@ impl Transport {
             outbox: Outbox::default(),
             responses: VecDeque::new(),
             delivered: Vec::new(),
+            settled: Settled::default(),
             ping_due: false,
             asked: Asked::default(),
             last_sent: now,
@@ -136,10 +140,11 @@ impl Transport {
         &mut self,
         now: Instant,
         header: &Header,
-        found: (Slot, u64),
+        found: Found,
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        let opened = self.epochs.open(now, self.recovery.rtt.pto(), header, found, datagram)?;
+        let pto = || self.recovery.rtt.pto();
+        let opened = self.epochs.open(now, pto, header, found, datagram)?;
         self.last_received = now;
         self.received_bytes += datagram.len() as u64;
         Ok(opened)
@@ -154,13 +159,12 @@ impl Transport {
         len: usize,
         random: &mut Stream,
     ) {
-        let pace = self.pace(now);
+        let pace = || pace(&self.recovery, now);
         self.paths.opened(pace, path, seq, len, random);
     }
 
     fn pace(&self, now: Instant) -> Pace {
-        let rtt = &self.recovery.rtt;
-        Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or_else(|| rtt.pto()) }
+        pace(&self.recovery, now)
     }
 
     /// The move since the last call, if there was one: from where, and where to.
@@ -192,6 +196,10 @@ impl Transport {
         (seq, completes): (u64, bool),
         plaintext: &'d [u8],
     ) -> Result<Inbox<'d>, Violation> {
+        if let Some(chunk) = lone_chunk(kind, plaintext) {
+            self.acks.opened(now, seq, true, completes);
+            return Ok(Inbox { signals: Vec::new(), chunk: Some(chunk) });
+        }
         for frame in Frames::new(plaintext) {
             if !frame.map_err(Violation::Frames)?.allowed_in(kind) {
                 return Err(Violation::FrameInType);
@@ -228,25 +236,35 @@ impl Transport {
     }
 
     fn acknowledged(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), Violation> {
-        let settled = self.recovery.on_ack(now, ack, self.epochs.next_seq())?;
-        self.settle(now, settled);
-        Ok(())
+        let next = self.epochs.next_seq();
+        let taken = self.recovery.on_ack(now, ack, next, &mut self.settled);
+        self.settle(now);
+        taken
     }
 
-    fn settle(&mut self, now: Instant, settled: Settled) {
-        self.ping_due |= self.asked.settle(now, &settled);
-        for sent in settled.acked {
+    /// Takes what became of packets in flight.
+    fn settle(&mut self, now: Instant) {
+        let Settled { acked, lost } = &mut self.settled;
+        self.ping_due |= self.asked.settle(now, acked, lost);
+        // Chunks of one batch lie side by side: one range for all of them.
+        let mut run = None;
+        for sent in acked.drain(..) {
             for (id, range) in sent.fragments {
                 self.sending.acked(id, range, &mut self.delivered);
             }
             if let Some(largest) = sent.acked {
                 self.acks.acknowledged(largest);
             }
-            if let Some((transfer, range)) = sent.chunk {
+            if let Some(chunk) = sent.chunk
+                && let Some((transfer, range)) = joined(&mut run, chunk)
+            {
                 self.outbox.acked(transfer, range);
             }
         }
-        for sent in settled.lost {
+        if let Some((transfer, range)) = run {
+            self.outbox.acked(transfer, range);
+        }
+        for sent in lost.drain(..) {
             for (id, range) in sent.fragments {
                 self.sending.lost(id, range);
             }
@@ -308,8 +326,8 @@ impl Transport {
         self.epochs.on_timeout(now);
         let pace = self.pace(now);
         let _moved = self.paths.on_timeout(pace, random);
-        let settled = self.recovery.on_timeout(now);
-        self.settle(now, settled);
+        self.recovery.on_timeout(now, &mut self.settled);
+        self.settle(now);
         if self.recovery.probes > 0 && !self.sending.has_next(self.may()) {
             // A probe repeats what is in flight, if that can be, else it is a ping.
             let again = self.recovery.oldest_fragments().next().cloned();
@@ -321,6 +339,10 @@ impl Transport {
         self.ping_due |= self.paths.is_confirmation_due(now);
         if now.since(self.last_sent) >= KEEPALIVE {
             self.ping_due = true;
+            if self.recovery.release() {
+                // Nor does a session that is idle hold room for what becomes of the next transfer.
+                self.settled = Settled::default();
+            }
         }
     }
 
@@ -353,6 +375,41 @@ impl Transport {
     /// Seals a packet of one SIGNAL in the current epoch (PROTOCOL 5.3, 7).
     pub(crate) fn seal_signal(&mut self, now: Now, kind: PacketType, json: &[u8]) -> Vec<u8> {
         seal_signal(&mut self.epochs, now, kind, json).unwrap_or_default()
+    }
+}
+
+fn pace(recovery: &Recovery, now: Instant) -> Pace {
+    let rtt = &recovery.rtt;
+    Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or_else(|| rtt.pto()) }
+}
+
+/// The CHUNK that is all there is in a packet: what nearly every packet of a file is.
+fn lone_chunk(kind: PacketType, plaintext: &[u8]) -> Option<(u64, u64, usize)> {
+    if kind != PacketType::File {
+        return None;
+    }
+    match Frames::new(plaintext).next()?.ok()? {
+        // It goes to the end of its packet.
+        Frame::Chunk { transfer, offset, bytes } => Some((transfer, offset, bytes.len())),
+        _ => None,
+    }
+}
+
+/// Adds a chunk to those before it if it touches them; if not, they are over.
+fn joined(
+    run: &mut Option<(u64, Range<u64>)>,
+    (transfer, range): (u64, Range<u64>),
+) -> Option<(u64, Range<u64>)> {
+    match run {
+        Some((same, before)) if *same == transfer && range.end == before.start => {
+            before.start = range.start;
+            None
+        }
+        Some((same, before)) if *same == transfer && before.end == range.start => {
+            before.end = range.end;
+            None
+        }
+        _ => run.replace((transfer, range)),
     }
 }
 

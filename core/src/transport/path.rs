@@ -177,7 +177,7 @@ impl Paths {
     /// A packet of `len` bytes opened.
     pub(crate) fn opened(
         &mut self,
-        pace: Pace,
+        pace: impl FnOnce() -> Pace,
         path: Path,
         seq: u64,
         len: usize,
@@ -192,10 +192,13 @@ impl Paths {
         self.highest = seq;
         if path == self.home {
             // The peer still sends from there.
-            self.candidate = self.candidate.take().filter(|candidate| candidate.old.is_none());
-        } else if self.candidate.is_none() && self.may_doubt(pace.now, path) {
-            self.candidate = Some(self.suspect(pace, path, len, random));
-            self.probe_candidate(pace, random);
+            self.candidate.take_if(|candidate| candidate.old.is_some());
+        } else if self.candidate.is_none() {
+            let pace = pace();
+            if self.may_doubt(pace.now, path) {
+                self.candidate = Some(self.suspect(pace, path, len, random));
+                self.probe_candidate(pace, random);
+            }
         }
     }
 
@@ -431,11 +434,11 @@ mod tests {
     #[test]
     fn a_rebinding_moves_within_rtt_and_pto() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
-        paths.opened(pace(0), path(0, 1), 5, 64, &mut random);
+        paths.opened(|| pace(0), path(0, 1), 5, 64, &mut random);
         assert!(probes(&mut paths).is_empty());
-        paths.opened(pace(1000), path(0, 2), 4, 64, &mut random);
+        paths.opened(|| pace(1000), path(0, 2), 4, 64, &mut random);
         assert!(probes(&mut paths).is_empty(), "not the highest number");
-        paths.opened(pace(1000), path(0, 2), 6, 64, &mut random);
+        paths.opened(|| pace(1000), path(0, 2), 6, 64, &mut random);
         let sent = probes(&mut paths);
         assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [path(0, 1), path(0, 2)]);
         assert!(!paths.answered(pace(1050), path(0, 1), &sent[1].1), "by the same path only");
@@ -452,7 +455,7 @@ mod tests {
         for round in 0..50 {
             // A path that was refuted is left alone for up to 5 s.
             let start = round * 6000;
-            paths.opened(pace(start), path(0, 66), 2 * round + 1, 64, &mut random);
+            paths.opened(|| pace(start), path(0, 66), 2 * round + 1, 64, &mut random);
             let sent = probes(&mut paths);
             assert_eq!(sent.len(), 2);
             // The attacker answers at once, the client a round trip later, over the old path.
@@ -464,7 +467,7 @@ mod tests {
             // What the client answers may be copied too, and be there first.
             let by = if round % 3 == 0 { path(0, 66) } else { path(0, 1) };
             assert!(!paths.answered(pace(start + 150), by, &old.1));
-            paths.opened(pace(start + 160), path(0, 66), 2 * round + 2, 64, &mut random);
+            paths.opened(|| pace(start + 160), path(0, 66), 2 * round + 2, 64, &mut random);
             assert!(probes(&mut paths).is_empty(), "not doubted again at once");
             assert!(!run(&mut paths, start + 999, &mut random));
             assert_eq!(paths.home(), path(0, 1));
@@ -474,7 +477,7 @@ mod tests {
     #[test]
     fn silence_counts_from_the_asking() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
-        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
+        paths.opened(|| pace(0), path(0, 2), 1, 64, &mut random);
         // The driver drains only now.
         run(&mut paths, 700, &mut random);
         let sent: Vec<_> = core::iter::from_fn(|| paths.poll(pace(700))).collect();
@@ -486,7 +489,7 @@ mod tests {
     #[test]
     fn another_local_port_needs_one_answer() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
-        paths.opened(pace(0), path(1, 1), 1, 64, &mut random);
+        paths.opened(|| pace(0), path(1, 1), 1, 64, &mut random);
         let sent = probes(&mut paths);
         assert_eq!(sent.len(), 1);
         assert!(paths.answered(pace(100), path(1, 1), &sent[0].1));
@@ -496,7 +499,7 @@ mod tests {
     #[test]
     fn three_times_what_it_paid() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
-        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
+        paths.opened(|| pace(0), path(0, 2), 1, 64, &mut random);
         let mut answers = 0;
         while paths.may_answer(path(0, 2), 64) {
             answers += 1;
@@ -512,14 +515,14 @@ mod tests {
     #[test]
     fn one_candidate_at_a_time() {
         let (mut paths, mut random) = (Paths::new(path(0, 1), true), stream());
-        paths.opened(pace(0), path(0, 2), 1, 64, &mut random);
-        paths.opened(pace(10), path(0, 3), 2, 64, &mut random);
+        paths.opened(|| pace(0), path(0, 2), 1, 64, &mut random);
+        paths.opened(|| pace(10), path(0, 3), 2, 64, &mut random);
         assert!(probes(&mut paths).iter().all(|(to, _)| *to != path(0, 3)));
-        paths.opened(pace(20), path(0, 1), 3, 64, &mut random);
+        paths.opened(|| pace(20), path(0, 1), 3, 64, &mut random);
         assert!(paths.candidate.is_none(), "it still sends from the old one");
-        paths.opened(pace(30), path(0, 3), 4, 64, &mut random);
+        paths.opened(|| pace(30), path(0, 3), 4, 64, &mut random);
         assert!(probes(&mut paths).is_empty(), "one probe per PTO");
-        paths.opened(pace(400), path(0, 3), 5, 64, &mut random);
+        paths.opened(|| pace(400), path(0, 3), 5, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 2);
     }
 
@@ -530,12 +533,12 @@ mod tests {
         run(&mut paths, 0, &mut random);
         let (_, challenge) = probes(&mut paths)[0];
         assert!(paths.answered(pace(100), path(0, 2), &challenge));
-        paths.opened(pace(110), path(0, 1), 7, 64, &mut random);
+        paths.opened(|| pace(110), path(0, 1), 7, 64, &mut random);
         assert!(probes(&mut paths).is_empty());
-        paths.opened(pace(120), path(0, 2), 8, 64, &mut random);
-        paths.opened(pace(130), path(0, 1), 9, 64, &mut random);
+        paths.opened(|| pace(120), path(0, 2), 8, 64, &mut random);
+        paths.opened(|| pace(130), path(0, 1), 9, 64, &mut random);
         assert!(probes(&mut paths).is_empty(), "nor when it follows in part");
-        paths.opened(pace(140), path(0, 3), 10, 64, &mut random);
+        paths.opened(|| pace(140), path(0, 3), 10, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 1, "another one is a candidate as ever");
     }
 
@@ -549,9 +552,9 @@ mod tests {
         let (_, challenge) = probes(&mut paths)[0];
         assert!(paths.answered(pace(100), at(one, 5000), &challenge));
         // The peer lags at the old port, which it knows under its other address.
-        paths.opened(pace(110), at(two, 4000), 7, 64, &mut random);
+        paths.opened(|| pace(110), at(two, 4000), 7, 64, &mut random);
         assert!(probes(&mut paths).is_empty());
-        paths.opened(pace(120), at(two, 5000), 8, 64, &mut random);
+        paths.opened(|| pace(120), at(two, 5000), 8, 64, &mut random);
         assert_eq!(probes(&mut paths).len(), 1, "the new port at another address is a candidate");
     }
 

@@ -1,7 +1,7 @@
 //! A ping that the user asked for, and how long its ACK took (PROTOCOL 4.2, 6).
 
 use super::Transport;
-use super::recovery::Settled;
+use super::recovery::Sent;
 use crate::time::{Duration, Instant};
 
 /// What became of the last ping that was asked for.
@@ -26,11 +26,11 @@ impl Asked {
     }
 
     /// Whether it was lost, and has to go out again.
-    pub(super) fn settle(&mut self, now: Instant, settled: &Settled) -> bool {
+    pub(super) fn settle(&mut self, now: Instant, acked: &[Sent], lost: &[Sent]) -> bool {
         let Self::Sent(seq) = *self else { return false };
-        if let Some(sent) = settled.acked.iter().find(|sent| sent.seq == seq) {
+        if let Some(sent) = acked.iter().find(|sent| sent.seq == seq) {
             *self = Self::Answered(now.since(sent.at));
-        } else if settled.lost.iter().any(|sent| sent.seq == seq) {
+        } else if lost.iter().any(|sent| sent.seq == seq) {
             *self = Self::Due;
         }
         *self == Self::Due
@@ -57,8 +57,6 @@ impl Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::recovery::Sent;
-    use alloc::vec;
     use alloc::vec::Vec;
 
     fn packet(seq: u64, at: u64) -> Sent {
@@ -74,11 +72,10 @@ mod tests {
         assert_eq!(asked, Asked::Nothing, "nobody asked for this one");
         asked = Asked::Due;
         asked.sent(2);
-        let other = Settled { acked: vec![packet(1, 0)], lost: vec![packet(3, 0)] };
-        assert!(!asked.settle(now, &other) && asked == Asked::Sent(2));
-        assert!(asked.settle(now, &Settled { acked: vec![], lost: vec![packet(2, 100)] }));
+        assert!(!asked.settle(now, &[packet(1, 0)], &[packet(3, 0)]) && asked == Asked::Sent(2));
+        assert!(asked.settle(now, &[], &[packet(2, 100)]));
         asked.sent(4);
-        assert!(!asked.settle(now, &Settled { acked: vec![packet(4, 200)], lost: vec![] }));
+        assert!(!asked.settle(now, &[packet(4, 200)], &[]));
         assert_eq!(asked, Asked::Answered(Duration::from_micros(300)));
     }
 }

@@ -18,12 +18,17 @@ use core::ops::Range;
 const PACKET_THRESHOLD: u64 = 3;
 const GRANULARITY: Duration = Duration::from_millis(1);
 const INITIAL_RTT: Duration = Duration::from_millis(333);
+/// Longest RTT that is believed. A peer that slept acknowledges on waking what it was sent before, which
+/// says nothing of the path: timers must not follow it into the minutes.
+const RTT_MAX: Duration = Duration::from_secs(4);
 /// PTOs of silence that make congestion persistent (RFC 9002 §7.6.1).
 const PERSISTENT_THRESHOLD: u32 = 3;
 /// Back-off stops doubling here; the idle timeout ends it all.
 const BACKOFF_MAX: u32 = 6;
 /// Room for so many datagrams in a window is no sign that there was nothing to fill it with.
 const FULL: u64 = 3;
+/// Room for so many packets in flight is cheaper to make anew than to hold while a session is idle.
+const SMALL: usize = 16;
 /// What files leave free of the window.
 const MESSAGE_ROOM: u64 = 2 * DATAGRAM_BASE as u64;
 
@@ -44,6 +49,7 @@ impl Default for Rtt {
 
 impl Rtt {
     fn sample(&mut self, latest: Duration, ack_delay: Duration) {
+        let latest = latest.min(RTT_MAX);
         self.latest = latest;
         let Some(min) = self.min else {
             (self.min, self.smoothed, self.variation) = (Some(latest), latest, latest / 2);
@@ -191,6 +197,15 @@ impl Recovery {
         self.in_flight.push_back(Entry { seq, at, size_probe, packet: Some(packet) });
     }
 
+    /// Gives the room for what is in flight back, if nothing is; true if so.
+    pub(crate) fn release(&mut self) -> bool {
+        let idle = self.in_flight.is_empty();
+        if idle {
+            self.in_flight = VecDeque::new();
+        }
+        idle
+    }
+
     /// Fragments of the oldest packets in flight, to send again in a probe.
     pub(crate) fn oldest_fragments(&self) -> impl Iterator<Item = &(u64, Range<u64>)> {
         self.packets().flat_map(|sent| &sent.fragments).take(1)
@@ -212,12 +227,12 @@ impl Recovery {
         now: Instant,
         ack: &Ack<'_>,
         next: u64,
-    ) -> Result<Settled, Violation> {
+        settled: &mut Settled,
+    ) -> Result<(), Violation> {
         if ack.largest >= next || ack.smallest() == 0 {
             return Err(Violation::AckUnsent);
         }
         let limited = self.is_limited();
-        let mut settled = Settled::default();
         let mut ranges = ack.ranges();
         let mut range = ranges.next();
         // From the newest down, as the ranges are.
@@ -244,8 +259,8 @@ impl Recovery {
             self.peak = [self.bytes_in_flight, self.peak[0]];
             self.round_end = self.last_sent;
         }
-        self.detect_lost(now, &mut settled);
-        Ok(settled)
+        self.detect_lost(now, settled);
+        Ok(())
     }
 
     /// The newest packet that an ACK newly acknowledges.
@@ -310,6 +325,9 @@ impl Recovery {
             }
             settled.lost.push(sent);
         }
+        if self.in_flight.capacity() <= SMALL {
+            self.release();
+        }
         if persistent {
             self.controller.collapsed();
             // RFC 9002 §5.2: the path may be another one.
@@ -340,15 +358,14 @@ impl Recovery {
     }
 
     /// The deadline has come: packets lost by time, or probes to send.
-    pub(crate) fn on_timeout(&mut self, now: Instant) -> Settled {
+    pub(crate) fn on_timeout(&mut self, now: Instant, settled: &mut Settled) {
         // Whoever has something to send asks again; nobody is woken twice for nothing.
         self.held = self.held.filter(|at| *at > now);
-        let mut settled = Settled::default();
         if self.deadline().is_none_or(|at| at > now) {
-            return settled;
+            return;
         }
         if self.loss_time.is_some() {
-            self.detect_lost(now, &mut settled);
+            self.detect_lost(now, settled);
         } else {
             self.pto_count += 1;
             self.probes = 2;
@@ -361,7 +378,6 @@ impl Recovery {
             self.mtu.on_probe_timeout(now, self.pto_count, large);
             self.follow_size();
         }
-        settled
     }
 
     /// The path is another one: RTT, congestion state and datagram size start anew (PROTOCOL 6).

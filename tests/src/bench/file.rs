@@ -115,13 +115,13 @@ impl FileRun {
             }
             let Some(sent) = sent else { return any };
             any = true;
-            for datagram in rig.out[..sent.len].chunks_mut(sent.segment) {
-                if datagram.len() <= self.largest
-                    && let Some(chunk) = rig.server.handle_datagram(now, path, datagram)
-                {
+            if sent.segment <= self.largest {
+                let datagrams = &mut rig.out[..sent.len];
+                rig.server.handle_batch(now, path, datagrams, sent.segment, |chunk| {
                     self.received += chunk.bytes.len() as u64;
                     self.chunks += 1;
-                }
+                    true
+                });
             }
         }
     }

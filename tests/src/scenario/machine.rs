@@ -118,7 +118,7 @@ impl Machine {
 
     /// Output: the next deadline.
     #[must_use]
-    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+    pub(super) fn poll_timeout(&mut self) -> Option<Deadline> {
         match self {
             Self::Server(server) => server.poll_timeout(),
             Self::Client(client) => client.poll_timeout(),

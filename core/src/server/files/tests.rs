@@ -9,7 +9,7 @@ use crate::ops::{Chunk, Outcome};
 use crate::random::Seed;
 use crate::time::Duration;
 use crate::transport::path::Path;
-use crate::wire::message::Recipient;
+use crate::wire::message::{Recipient, Status};
 use crate::wire::secfile::SecurityFile;
 use alloc::vec;
 use core::net::SocketAddr;
@@ -566,6 +566,24 @@ fn a_limit_that_was_not_told_is_not_raised() {
     assert_eq!(bob.raise_file_limit(now, taken, full), Err(SendError::WindowFull));
     scene.run(1000);
     assert_eq!(scene.parties[1].client.raise_file_limit(scene.now, taken, full), Ok(()));
+}
+
+#[test]
+fn the_end_of_a_file_is_said_once_the_channel_has_room() {
+    let mut scene = Scene::new();
+    let (_ann, bob) = (scene.join("ann"), scene.join("bob"));
+    scene.parties[bob].hashes = false;
+    let (bytes, digest) = (content(3000, 1), sha256(&content(3000, 1)));
+    scene.offer(bob, 1, "@ann", bytes);
+    scene.run(1000);
+    let (now, transfer) = (scene.now, *scene.parties[bob].sources.keys().next().unwrap());
+    let client = &mut scene.parties[bob].client;
+    let full = (0..3000).find(|_| client.set_status(now, Status::Away).is_err());
+    assert!(full.is_some(), "the channel is full");
+    client.file_digest(now, transfer, digest);
+    scene.run(3000);
+    assert_eq!(scene.parties[0].got.len(), 1, "it has come");
+    assert_eq!(scene.parties[bob].ended, [(transfer, Ok(()))]);
 }
 
 #[test]

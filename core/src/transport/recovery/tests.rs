@@ -34,7 +34,8 @@ fn acknowledge(
     assert!(write_ack(&mut writer, delay_us, ranges));
     let len = writer.len();
     let Some(Ok(Frame::Ack(ack))) = Frames::new(&out[..len]).next() else { panic!() };
-    let settled = recovery.on_ack(now, &ack, next)?;
+    let mut settled = Settled::default();
+    recovery.on_ack(now, &ack, next, &mut settled)?;
     let seqs = |list: &[Sent]| list.iter().map(|sent| sent.seq).collect();
     Ok((seqs(&settled.acked), seqs(&settled.lost)))
 }
@@ -46,6 +47,13 @@ fn ack(
     next: u64,
 ) -> Result<(Vec<u64>, Vec<u64>), Violation> {
     acknowledge(recovery, at(ms), 0, ranges.iter().cloned(), next)
+}
+
+/// A deadline that has come, and what became of packets by that.
+fn timeout(recovery: &mut Recovery, now: Instant) -> Settled {
+    let mut settled = Settled::default();
+    recovery.on_timeout(now, &mut settled);
+    settled
 }
 
 fn lost(settled: &Settled) -> Vec<u64> {
@@ -61,7 +69,7 @@ fn loss_by_number_and_by_time() {
     assert_eq!(recovery.rtt.smoothed(), Some(ms(45)));
     // 3 and 4 are lost 9/8 of the RTT after they were sent.
     assert_eq!(recovery.deadline(), Some(Instant::from_micros(3000 + 45_000 * 9 / 8)));
-    assert_eq!(lost(&recovery.on_timeout(at(60))), [3, 4]);
+    assert_eq!(lost(&timeout(&mut recovery, at(60))), [3, 4]);
     assert_eq!(recovery.bytes_in_flight(), 1200);
 }
 
@@ -83,7 +91,7 @@ fn probes_back_off() {
     recovery.sent(sent(1, 0));
     let first = recovery.deadline().unwrap();
     assert_eq!(first, Instant::ZERO + ms(333) + Duration::from_micros(4 * 166_500) + ms(25));
-    assert!(recovery.on_timeout(first).lost.is_empty());
+    assert!(timeout(&mut recovery, first).lost.is_empty());
     assert_eq!((recovery.probes, recovery.pto_count()), (2, 1));
     assert_eq!(recovery.deadline().unwrap().since(first), recovery.rtt.pto() * 2);
     // RFC 9002 §7.5: probes go whatever the window says.
@@ -190,7 +198,7 @@ fn persistent_congestion() {
     assert_eq!(ack(&mut recovery, 311, &[4..=4], 5), Ok(([4].into(), [2].into())));
     assert!(recovery.window() > 2400);
     let deadline = recovery.deadline().unwrap();
-    assert_eq!(lost(&recovery.on_timeout(deadline)), [3]);
+    assert_eq!(lost(&timeout(&mut recovery, deadline)), [3]);
     assert_eq!(recovery.window(), 2400);
 }
 
@@ -251,7 +259,7 @@ fn size_probes() {
     // It is repaired by a probe timeout like any other packet, and no other probe goes meanwhile.
     recovery.sent_size_probe(packet(30, at(60_000), 8944));
     let deadline = recovery.deadline().unwrap();
-    recovery.on_timeout(deadline);
+    timeout(&mut recovery, deadline);
     recovery.sent(packet(31, deadline, 64));
     assert_eq!(recovery.size_probe(), None);
     let now = deadline + ms(10);
@@ -272,7 +280,7 @@ fn a_black_hole() {
     for count in 1..=2 {
         assert_eq!(recovery.datagram_size(), 1472);
         let deadline = recovery.deadline().unwrap();
-        recovery.on_timeout(deadline);
+        timeout(&mut recovery, deadline);
         assert_eq!(recovery.pto_count(), count);
     }
     assert_eq!(recovery.datagram_size(), 1200);
@@ -326,12 +334,12 @@ fn paced_packets() {
     let wake = recovery.pacing_deadline().unwrap();
     // Half a burst of 6000 bytes, at twice 24,000 bytes in 100 ms.
     assert_eq!(wake, at(100) + Duration::from_micros(12_501));
-    recovery.on_timeout(wake);
+    timeout(&mut recovery, wake);
     assert_eq!(recovery.pacing_deadline(), None);
     assert_eq!(fill(&mut recovery, wake), 21..=25);
     // Nothing waits for the pacer while probes may go.
     let deadline = recovery.deadline().unwrap();
-    recovery.on_timeout(deadline);
+    timeout(&mut recovery, deadline);
     assert!(recovery.may_send_paced(deadline, 1200));
     assert_eq!(recovery.pacing_deadline(), None);
 }
@@ -347,7 +355,7 @@ quickcheck! {
             match kind % 4 {
                 0 => {
                     let ready = recovery.deadline().is_some_and(|deadline| deadline <= at(now));
-                    let settled = recovery.on_timeout(at(now));
+                    let settled = timeout(&mut recovery, at(now));
                     if settled.lost.iter().any(|sent| !ready || !model.remove(&sent.seq)) {
                         return false;
                     }
@@ -408,7 +416,7 @@ fn through(mut recovery: Recovery, rate: u64, delay: u64, queue: u64, time: u64)
             arrived += SIZE;
             acknowledge(&mut recovery, now, 0, [seq..=seq].into_iter(), u64::MAX >> 2).unwrap();
         } else {
-            recovery.on_timeout(now);
+            timeout(&mut recovery, now);
         }
     }
     (arrived as f64 / (rate * time) as f64, f64::from(dropped) / seq as f64)
@@ -428,4 +436,15 @@ fn fills_a_link() {
             assert!(lost < 0.01, "{rate} {delay} {part}: {lost}");
         }
     }
+}
+
+#[test]
+fn a_peer_that_slept_does_not_slow_the_timers_for_minutes() {
+    let mut recovery = Recovery::default();
+    for (seq, ms, rtt) in [(1, 0, 20), (2, 1000, 20), (3, 2000, 20), (4, 3000, 39_000)] {
+        recovery.sent(sent(seq, ms));
+        ack(&mut recovery, ms + rtt, &[seq..=seq], seq + 1).unwrap();
+    }
+    assert!(recovery.rtt.pto() < Duration::from_secs(6), "{:?}", recovery.rtt.pto());
+    assert_eq!(recovery.min_rtt(), Some(Duration::from_millis(20)));
 }
