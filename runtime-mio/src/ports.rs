@@ -34,11 +34,14 @@ pub(crate) struct Ports {
     bind: Vec<IpAddr>,
     sockets: BTreeMap<Token, Bound>,
     next: usize,
+    /// The loop is also to be woken when a socket takes something again: as a rule it is not, or each
+    /// datagram that has left would wake it.
+    writable: bool,
 }
 
 impl Ports {
     pub(crate) const fn new(bind: Vec<IpAddr>) -> Self {
-        Self { bind, sockets: BTreeMap::new(), next: 0 }
+        Self { bind, sockets: BTreeMap::new(), next: 0, writable: false }
     }
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Bound> {
@@ -75,7 +78,7 @@ impl Ports {
         let mut registered = 0;
         for (ip, mut io, state) in made {
             let token = Token(self.next);
-            if registry.register(&mut io, token, Interest::READABLE | Interest::WRITABLE).is_err() {
+            if registry.register(&mut io, token, interest(self.writable)).is_err() {
                 continue;
             }
             self.next += 1;
@@ -83,6 +86,17 @@ impl Ports {
             self.sockets.insert(token, Bound { port, ip, io, state, readable: true });
         }
         if registered > 0 { Outcome::Done } else { Outcome::Failed }
+    }
+
+    /// Has the loop woken when sockets take something again, or no longer.
+    pub(crate) fn await_writable(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
+        if self.writable != writable {
+            for (token, bound) in &mut self.sockets {
+                registry.reregister(&mut bound.io, *token, interest(writable))?;
+            }
+            self.writable = writable;
+        }
+        Ok(())
     }
 
     /// Closes a binding. What was not read of it is gone with it.
@@ -93,6 +107,10 @@ impl Ports {
         }
         Outcome::Done
     }
+}
+
+fn interest(writable: bool) -> Interest {
+    if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
 }
 
 fn open(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocketState)> {

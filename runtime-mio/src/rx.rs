@@ -48,6 +48,11 @@ impl Receiver {
                         let path = Path { port: bound.port, remote, local };
                         take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
                     }
+                    if count < BATCH_SIZE {
+                        // That was all; what comes now wakes the loop.
+                        bound.readable = false;
+                        return;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     bound.readable = false;

@@ -17,6 +17,7 @@ const BLOCKED_PAUSE: Duration = Duration::from_millis(5);
 impl<H: Host> Driver<H> {
     pub(crate) fn turn(&mut self, events: &mut mio::Events, host: &mut H) -> io::Result<Flow> {
         self.drain(clock::now(), host);
+        self.ports.await_writable(self.poll.registry(), self.sender.is_blocked())?;
         let timeout = self.pause(clock::now());
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),

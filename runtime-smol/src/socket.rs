@@ -75,23 +75,30 @@ impl Sockets {
     }
 
     /// Reads one batch of each socket and hands out what the kernel joined: datagrams of one path, and
-    /// the size of each but the last. Whether there was any.
+    /// the size of each but the last. Whether there may be more at once.
     pub(crate) fn receive(&mut self, mut take: impl FnMut(Path, &mut [u8], usize)) -> bool {
         let Some(port) = self.port else { return false };
-        let mut any = false;
+        let mut more = false;
         for bound in &self.bound {
             let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
             let mut meta = [RecvMeta::default(); SLOTS];
             let socket = UdpSockRef::from(bound.io.get_ref());
-            let Ok(count) = bound.state.recv(socket, &mut slices, &mut meta) else { continue };
-            any = true;
+            let count = match bound.state.recv(socket, &mut slices, &mut meta) {
+                Ok(count) => count,
+                Err(error) => {
+                    // An ICMP error of an earlier send is read away like this.
+                    more |= error.kind() != io::ErrorKind::WouldBlock;
+                    continue;
+                }
+            };
+            more |= count == SLOTS;
             for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                 let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                 let path = Path::new(port, remote);
                 take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
             }
         }
-        any
+        more
     }
 
     /// Waits until a socket may have something; for ever when there is none.

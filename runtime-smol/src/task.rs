@@ -7,13 +7,13 @@ use clawchat_core::client::{Action, Client, Event};
 use clawchat_core::id::OpId;
 use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::ops::{Chunk, Outcome};
-use clawchat_core::time::Now;
+use clawchat_core::time::{Instant, Now};
 use clawchat_core::transport::path::Transmit;
 use clawchat_core::wire::message::FileError;
 use core::net::IpAddr;
 use core::time::Duration;
 use smol::Timer;
-use smol::channel::{Receiver, Sender, unbounded};
+use smol::channel::{Receiver, Sender, TryRecvError, unbounded};
 use smol::future::FutureExt;
 use std::sync::Arc;
 
@@ -21,6 +21,11 @@ use std::sync::Arc;
 const RECEIVES: usize = 16;
 /// Batches of files that one turn sends: what arrives meanwhile must not wait for long.
 const BATCHES: u32 = 16;
+
+/// Longest wait: so long after waking from a sleep of the machine, at most, it sees what has become due.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// While the socket or the application keeps it from sending, deadlines only have to be kept roughly.
+const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// What woke the task.
 enum Woken {
@@ -50,6 +55,12 @@ pub(crate) struct Task {
     scratch: Vec<u8>,
     /// There may be more of a file to send at once.
     more: bool,
+    /// Something may have arrived meanwhile: to look costs less than to be told.
+    look: bool,
+    /// Fires when the machine's deadline has come, or earlier: to set it anew wakes the reactor.
+    timer: Timer,
+    /// When it fires, on the machine's clock.
+    fires: Option<Instant>,
     waiting: Option<Transmit>,
     /// Chats that the application was given and has not dealt with.
     unseen: usize,
@@ -92,6 +103,9 @@ impl Task {
             arena: vec![0; DATAGRAM_MAX],
             scratch: vec![0; DATAGRAM_MAX],
             more: false,
+            look: false,
+            timer: Timer::never(),
+            fires: None,
             waiting: None,
             unseen: 0,
         }
@@ -104,25 +118,15 @@ impl Task {
             if self.client.is_over() && self.commands.as_ref().is_none_or(Receiver::is_closed) {
                 return;
             }
-            let woken = self.wait().await;
+            // Who was handed something may have an answer to it.
+            smol::future::yield_now().await;
+            let woken = match self.at_hand() {
+                Some(woken) => woken,
+                None => self.wait().await,
+            };
             let now = clock::now();
             match woken {
-                Woken::Readable => {
-                    // Bounded, so that a flood can't keep the task from its commands.
-                    for _ in 0..RECEIVES {
-                        let (client, host) = (&mut self.client, &self.host);
-                        let any = self.sockets.receive(|path, datagrams, stride| {
-                            let store = |chunk: &Chunk<'_>| host.store(chunk);
-                            client.handle_batch(now, path, datagrams, stride, store);
-                        });
-                        if !any {
-                            break;
-                        }
-                    }
-                    for transfer in self.host.flush() {
-                        self.client.file_checked(now, transfer, Err(FileError::Disk));
-                    }
-                }
+                Woken::Readable => self.receive(now),
                 Woken::Writable | Woken::Deadline => {}
                 Woken::Completion(op, outcome) => self.client.handle_completion(now, op, outcome),
                 Woken::Command(command) => self.command(now, command),
@@ -134,7 +138,57 @@ impl Task {
         }
     }
 
-    async fn wait(&self) -> Woken {
+    fn receive(&mut self, now: Now) {
+        // Bounded, so that a flood can't keep the task from its commands.
+        for _ in 0..RECEIVES {
+            let (client, host) = (&mut self.client, &self.host);
+            self.look = self.sockets.receive(|path, datagrams, stride| {
+                let store = |chunk: &Chunk<'_>| host.store(chunk);
+                client.handle_batch(now, path, datagrams, stride, store);
+            });
+            if !self.look {
+                break;
+            }
+        }
+        for transfer in self.host.flush() {
+            self.client.file_checked(now, transfer, Err(FileError::Disk));
+        }
+    }
+
+    /// What there is to do without waiting.
+    fn at_hand(&self) -> Option<Woken> {
+        match self.commands.as_ref().map(Receiver::try_recv) {
+            Some(Ok(command)) => return Some(Woken::Command(command)),
+            Some(Err(TryRecvError::Closed)) => return Some(Woken::NoHandle),
+            Some(Err(TryRecvError::Empty)) | None => {}
+        }
+        if let Ok((op, outcome)) = self.completions.1.try_recv() {
+            return Some(Woken::Completion(op, outcome));
+        }
+        (self.more || self.look).then_some(Woken::Readable)
+    }
+
+    /// Sets the timer, unless it fires before the deadline anyway.
+    fn set_timer(&mut self) {
+        let now = clock::now().mono;
+        let Some(mut at) = self.client.poll_timeout().map(|deadline| deadline.at) else { return };
+        if self.waiting.is_some() || self.is_held() {
+            // A deadline that waits for the socket or the application must not spin.
+            at = at.max(now + HELD_PAUSE);
+        }
+        // The timer stands still while the machine sleeps, its clock does not.
+        let slept = |fires| fires < now;
+        at = at.min(now + WAIT_MAX);
+        if self.fires.is_none_or(|fires| at < fires || slept(fires)) {
+            self.timer.set_after(at.since(now));
+            self.fires = Some(at);
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        self.set_timer();
+        let timer = &mut self.timer;
+        let fires = &mut self.fires;
         let readable = async {
             self.sockets.readable().await;
             Woken::Readable
@@ -147,18 +201,8 @@ impl Task {
             Woken::Writable
         };
         let deadline = async {
-            let now = clock::now().mono;
-            if self.more {
-                return Woken::Deadline;
-            }
-            match self.client.poll_timeout().map(|deadline| deadline.at.since(now)) {
-                // A deadline that waits for the socket or the application must not spin.
-                Some(pause) if self.waiting.is_some() || self.is_held() => {
-                    Timer::after(pause.max(Duration::from_millis(5))).await;
-                }
-                Some(pause) => drop(Timer::after(pause).await),
-                None => smol::future::pending().await,
-            }
+            timer.await;
+            *fires = None;
             Woken::Deadline
         };
         let completion = async {
@@ -259,6 +303,7 @@ impl Task {
                 }
                 batches += 1;
                 next = self.chunks(now);
+                self.look |= next.is_some();
             }
             let Some(transmit) = next else { break };
             if !self.sockets.send(&transmit, &self.arena) {
