@@ -14,6 +14,8 @@ const NAMES: [&str; 10] =
     ["a.bin", "../a.bin", "a/b", "a:b", "", "..", "a.", "CON", "lpt1.txt", "a\u{202e}b"];
 /// Size of a file that comes in pieces.
 const PIECED: u64 = 1 << 18;
+/// Most bytes of a file that she lets come.
+const TAKEN: u64 = 4 << 20;
 /// Largest file that is sent as it should be.
 const WHOLE: u64 = 3_000;
 
@@ -215,7 +217,8 @@ impl Hostile {
         let Some((transfer, size)) = transfers.given.pop_first() else { return };
         let count = self.rng.below(1001).min(size / 2);
         let have: Vec<_> = (0..count).map(|n| json!([n * 2, n * 2 + 1])).collect();
-        let limit = self.rng.below(size + 2);
+        // Of petabytes only some: she would get them all.
+        let limit = self.rng.below(size.min(TAKEN) + 2);
         self.say_of_file(
             index,
             &json!({"type": "file_accept", "transfer": transfer, "have": have, "limit": limit}),
