@@ -72,6 +72,14 @@ impl<H: Host> Driver<H> {
         Ok(Self { server, poll, ports, receiver, sender, inputs, remote, more })
     }
 
+    /// Sends each datagram by a call of its own, also where the system could cut many out of one buffer
+    /// (GSO): for network cards that do it wrong, and to measure what it is worth.
+    #[must_use]
+    pub fn without_offload(mut self) -> Self {
+        self.sender.offload = false;
+        self
+    }
+
     /// Reaches the loop from other threads.
     #[must_use]
     pub fn remote(&self) -> Remote<H::Command> {

@@ -10,8 +10,6 @@ use quinn_udp::UdpSockRef;
 use std::fmt;
 use std::io;
 
-/// Longest that the kernel cuts into datagrams for us, bytes: an IP packet less the headers.
-const OFFLOAD_MAX: usize = 65_487;
 /// Batches of files that one turn sends: what arrives meanwhile must not wait for long.
 const BATCHES: u32 = 16;
 
@@ -22,6 +20,8 @@ pub(crate) struct Sender {
     scratch: Vec<u8>,
     /// What is being sent, and how many bytes of it the socket has.
     waiting: Option<(Transmit, usize)>,
+    /// The system may cut datagrams out of one buffer, if it can.
+    pub(crate) offload: bool,
 }
 
 impl fmt::Debug for Sender {
@@ -33,7 +33,7 @@ impl fmt::Debug for Sender {
 impl Sender {
     pub(crate) fn new() -> Self {
         let scratch = vec![0; DATAGRAM_MAX];
-        Self { arena: vec![0; DATAGRAM_MAX], scratch, waiting: None }
+        Self { arena: vec![0; DATAGRAM_MAX], scratch, waiting: None, offload: true }
     }
 
     /// Whether the socket would block.
@@ -93,8 +93,8 @@ impl Sender {
     fn send(&self, ports: &Ports, transmit: &Transmit, mut sent: usize) -> usize {
         let Some(bound) = ports.towards(&transmit.path) else { return transmit.len };
         while sent < transmit.len {
-            let most = bound.state.max_gso_segments();
-            let end = transmit.len.min(sent + batch(transmit.segment, most));
+            let most = if self.offload { bound.state.max_gso_segments() } else { 1 };
+            let end = transmit.len.min(sent + transmit.at_once(most));
             match send_batch(bound, transmit, &self.arena[sent..end]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return sent,
                 // The network card cuts nothing after all: one by one.
@@ -106,12 +106,6 @@ impl Sender {
         }
         sent
     }
-}
-
-/// How many bytes go out by one call.
-fn batch(segment: usize, most: usize) -> usize {
-    let segment = segment.max(1);
-    segment * most.min(OFFLOAD_MAX / segment).max(1)
 }
 
 fn send_batch(bound: &Bound, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
@@ -182,7 +176,10 @@ mod tests {
         }
 
         fn send(&self, path: Path, len: usize, segment: usize) -> usize {
-            let mut sender = Sender::new();
+            self.send_by(Sender::new(), path, len, segment)
+        }
+
+        fn send_by(&self, mut sender: Sender, path: Path, len: usize, segment: usize) -> usize {
             sender.arena.resize(sender.arena.len().max(len), 0);
             sender.arena.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
             sender.send(&self.ports, &Transmit { path, len, segment }, 0)
@@ -258,8 +255,11 @@ mod tests {
         let (client, address) = peer(Ipv4Addr::LOCALHOST.into());
         let path = Path::new(PORT, address);
         // With a short one at the end; more segments and more bytes than the kernel takes at once.
-        for (len, segment) in [(10 * 1200 + 64, 1200), (100 * 64, 64), (50 * 1472 + 16, 1472)] {
-            assert_eq!(bench.send(path, len, segment), len);
+        let cases = [(10 * 1200 + 64, 1200), (100 * 64, 64), (50 * 1472 + 16, 1472)];
+        for ((len, segment), offload) in cases.into_iter().flat_map(|c| [(c, true), (c, false)]) {
+            let mut sender = Sender::new();
+            sender.offload = offload;
+            assert_eq!(bench.send_by(sender, path, len, segment), len);
             let mut buffer = [0; 2000];
             let mut at = 0;
             while at < len {
@@ -269,15 +269,6 @@ mod tests {
                 at += got;
             }
         }
-    }
-
-    #[test]
-    fn batches_fit_one_call() {
-        assert_eq!(batch(1200, 64), 54 * 1200);
-        assert_eq!(batch(1200, 1), 1200);
-        assert_eq!(batch(64, 64), 64 * 64);
-        assert_eq!(batch(DATAGRAM_MAX, 64), DATAGRAM_MAX);
-        assert_eq!(batch(0, 64), 64);
     }
 
     #[test]

@@ -51,6 +51,20 @@ pub struct SessionState {
     pub unreceipted: usize,
 }
 
+/// How the task uses the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Many datagrams go by one call where the system can cut them out of one buffer (GSO). Without, each
+    /// has its own: for network cards that do it wrong, and to measure what it is worth.
+    pub offload: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { offload: true }
+    }
+}
+
 /// What a handle asks of the task.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -106,13 +120,14 @@ impl Handle {
     pub fn connect(
         config: ClientConfig,
         host: Arc<dyn Host>,
+        options: Options,
     ) -> io::Result<(Self, impl Future<Output = ()> + Send)> {
         let seed = entropy::seed()?;
         let families = config.addresses.clone();
         let client = Client::new(config, &seed, clock::now());
         let (commands, inbox) = unbounded();
         let (outbox, events) = unbounded();
-        let task = task::Task::new(client, families, host, inbox, outbox);
+        let task = task::Task::new(client, families, host, inbox, outbox, options);
         let with_application = Arc::default();
         Ok((Self { commands, events, with_application }, task.run()))
     }

@@ -34,6 +34,8 @@ pub(crate) struct Sockets {
     port: Option<PortId>,
     bound: Vec<Bound>,
     arena: Vec<u8>,
+    /// The system is not to cut datagrams out of one buffer, even if it can.
+    plain: bool,
 }
 
 impl Sockets {
@@ -59,19 +61,30 @@ impl Sockets {
         Outcome::Done
     }
 
-    /// Sends; false when the socket would block. Any other error is packet loss.
-    pub(crate) fn send(&self, transmit: &Transmit, arena: &[u8]) -> bool {
+    /// Sockets that are to be bound; `plain` for a call for each datagram.
+    pub(crate) fn new(plain: bool) -> Self {
+        Self { plain, ..Self::default() }
+    }
+
+    /// Sends a transmit from byte `sent` on; how far that got, which is to its end unless the socket would
+    /// block.
+    pub(crate) fn send(&self, transmit: &Transmit, arena: &[u8], mut sent: usize) -> usize {
         let v4 = transmit.path.remote.is_ipv4();
-        let Some(bound) = self.bound.iter().find(|bound| bound.v4 == v4) else { return true };
-        let datagram = quinn_udp::Transmit {
-            destination: transmit.path.remote,
-            ecn: None,
-            contents: &arena[..transmit.len],
-            segment_size: (transmit.segment < transmit.len).then_some(transmit.segment),
-            src_ip: None,
+        let Some(bound) = self.bound.iter().find(|bound| bound.v4 == v4) else {
+            return transmit.len;
         };
-        let sent = bound.state.try_send(UdpSockRef::from(bound.io.get_ref()), &datagram);
-        !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        while sent < transmit.len {
+            let most = if self.plain { 1 } else { bound.state.max_gso_segments() };
+            let end = transmit.len.min(sent + transmit.at_once(most));
+            match send_batch(bound, transmit, &arena[sent..end]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return sent,
+                // The network card cuts nothing after all: one by one.
+                Err(_) if most > 1 && bound.state.max_gso_segments() == 1 => {}
+                // Any other error is packet loss, which the machine survives.
+                Ok(()) | Err(_) => sent = end,
+            }
+        }
+        sent
     }
 
     /// Reads one batch of each socket and hands out what the kernel joined: datagrams of one path, and
@@ -112,6 +125,17 @@ impl Sockets {
     }
 }
 
+fn send_batch(bound: &Bound, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
+    let datagram = quinn_udp::Transmit {
+        destination: transmit.path.remote,
+        ecn: None,
+        contents,
+        segment_size: (transmit.segment < contents.len()).then_some(transmit.segment),
+        src_ip: None,
+    };
+    bound.state.try_send(UdpSockRef::from(bound.io.get_ref()), &datagram)
+}
+
 /// The first of at most two. An error is for the next receive or send to meet.
 async fn wait(mut each: impl Iterator<Item = impl Future<Output = io::Result<()>>>) {
     let (first, second) = (each.next(), each.next());
@@ -149,4 +173,32 @@ fn open(v4: bool) -> io::Result<Bound> {
     socket.bind(&SocketAddr::new(ip, 0).into())?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
     Ok(Bound { io: Async::new(socket.into())?, state, v4 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    #[test]
+    fn batches_arrive_as_single_datagrams() {
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let path = Path::new(PortId(0), peer.local_addr().unwrap());
+        for plain in [false, true] {
+            let mut sockets = Sockets::new(plain);
+            assert_eq!(sockets.bind(PortId(0), &[Ipv4Addr::LOCALHOST.into()]), Outcome::Done);
+            // With a short one at the end; more segments and more bytes than the kernel takes at once.
+            for (len, segment) in [(10 * 1200 + 64, 1200), (100 * 64, 64), (50 * 1472 + 16, 1472)] {
+                let arena: Vec<_> = (0..len).map(|at| (at % 251) as u8).collect();
+                assert_eq!(sockets.send(&Transmit { path, len, segment }, &arena, 0), len);
+                let (mut buffer, mut at) = ([0; 2000], 0);
+                while at < len {
+                    let got = peer.recv(&mut buffer).unwrap();
+                    assert_eq!(buffer[..got], arena[at..len.min(at + segment)], "{segment}");
+                    at += got;
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::host::Host;
 use crate::socket::Sockets;
-use crate::{Command, SessionState, clock};
+use crate::{Command, Options, SessionState, clock};
 use clawchat_core::client::{Action, Client, Event};
 use clawchat_core::id::OpId;
 use clawchat_core::limits::DATAGRAM_MAX;
@@ -61,7 +61,8 @@ pub(crate) struct Task {
     timer: Timer,
     /// When it fires, on the machine's clock.
     fires: Option<Instant>,
-    waiting: Option<Transmit>,
+    /// What is being sent, and how many bytes of it the socket has.
+    waiting: Option<(Transmit, usize)>,
     /// Chats that the application was given and has not dealt with.
     unseen: usize,
 }
@@ -89,12 +90,13 @@ impl Task {
         host: Arc<dyn Host>,
         commands: Receiver<Command>,
         events: Sender<Event>,
+        options: Options,
     ) -> Self {
         let completions = unbounded();
         Self {
             client,
             addresses,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(!options.offload),
             jobs: worker(host.clone(), completions.0.clone()),
             host,
             commands: Some(commands),
@@ -295,19 +297,21 @@ impl Task {
         self.more = false;
         while !self.is_held() {
             let next = self.waiting.take();
-            let mut next = next.or_else(|| self.client.poll_transmit(now, &mut self.arena));
+            let mut next =
+                next.or_else(|| Some((self.client.poll_transmit(now, &mut self.arena)?, 0)));
             if next.is_none() {
                 if batches == BATCHES {
                     self.more = true;
                     break;
                 }
                 batches += 1;
-                next = self.chunks(now);
+                next = self.chunks(now).map(|transmit| (transmit, 0));
                 self.look |= next.is_some();
             }
-            let Some(transmit) = next else { break };
-            if !self.sockets.send(&transmit, &self.arena) {
-                self.waiting = Some(transmit);
+            let Some((transmit, sent)) = next else { break };
+            let sent = self.sockets.send(&transmit, &self.arena, sent);
+            if sent < transmit.len {
+                self.waiting = Some((transmit, sent));
                 break;
             }
         }

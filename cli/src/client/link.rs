@@ -17,7 +17,7 @@ use clawchat_core::id::{ChatId, TransferId};
 use clawchat_core::limits::{KeyLimits, SECURITY_FILE_MAX};
 use clawchat_core::ops::{self, Chunk, Want};
 use clawchat_core::wire::message::{Chat, ErrorCode, SessionInfo};
-use clawchat_smol::{Handle, Host, clock};
+use clawchat_smol::{Handle, Host, Options, clock};
 use core::cell::RefCell;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -168,7 +168,7 @@ impl Link {
         let files = Arc::<ClientFiles>::default();
         let host = SecHost { sec: opened.path, key: opened.key, files: Arc::clone(&files) };
         let host = Arc::new(host);
-        let (handle, task) = Handle::connect(config, host)
+        let (handle, task) = Handle::connect(config, host, Options::default())
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let interactive = is_interactive() && !common.json && !common.no_input;
         let (task, quiet) = (smol::spawn(task), common.quiet);

@@ -1,7 +1,7 @@
 //! Where packets come from and go to, and how that changes (PROTOCOL 6).
 
 use crate::id::PortId;
-use crate::limits::{AMPLIFICATION, DATAGRAM_MIN, PATH_PROBES};
+use crate::limits::{AMPLIFICATION, BATCH_BYTES, DATAGRAM_MIN, PATH_PROBES};
 use crate::random::Stream;
 use crate::time::{Duration, Instant};
 use alloc::collections::VecDeque;
@@ -39,6 +39,14 @@ pub struct Transmit {
 }
 
 impl Transmit {
+    /// How many bytes of it go by one call where the system cuts up to `segments` datagrams out of one
+    /// buffer (GSO); where it cuts none, that is one.
+    #[must_use]
+    pub fn at_once(&self, segments: usize) -> usize {
+        let segment = self.segment.max(1);
+        segment * segments.min(BATCH_BYTES / segment).max(1)
+    }
+
     /// A single datagram.
     pub(crate) const fn one(path: Path, len: usize) -> Self {
         Self { path, len, segment: len }
@@ -400,11 +408,23 @@ fn push(outbox: &mut VecDeque<Probe>, path: Path, challenge: [u8; 8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::DATAGRAM_MAX;
     use crate::random::{Random, Seed};
     use alloc::vec::Vec;
 
     const RTT: Duration = Duration::from_millis(100);
     const PTO: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn batches_fit_one_call() {
+        let at_once =
+            |segment, segments| Transmit { path: path(0, 1), len: 1, segment }.at_once(segments);
+        assert_eq!(at_once(1200, 64), 54 * 1200);
+        assert_eq!(at_once(1200, 1), 1200);
+        assert_eq!(at_once(64, 64), 64 * 64);
+        assert_eq!(at_once(DATAGRAM_MAX, 64), DATAGRAM_MAX);
+        assert_eq!(at_once(0, 64), 64);
+    }
 
     fn path(port: u32, host: u8) -> Path {
         Path::new(PortId(port), ([192, 0, 2, host], 4000).into())

@@ -12,7 +12,7 @@ use clawchat_core::ranges::RangeSet;
 use clawchat_core::server::{Action, Event, PortChoice, Server, Timing};
 use clawchat_core::time::Now;
 use clawchat_mio::{Driver, Flow, Remote};
-use clawchat_smol::Handle;
+use clawchat_smol::{Handle, Options};
 use clawchat_tests::bench::{Members, client_config, server_config};
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
@@ -163,9 +163,20 @@ impl clawchat_smol::Host for ClientHost {
 
 /// A session of a file, and the task that drives it on `executor`.
 async fn connect(executor: &LocalExecutor<'_>, file: u64, port: u16) -> Result<Handle, String> {
+    connect_by(executor, file, port, false).await
+}
+
+/// The same, without GSO if it is to be `plain`.
+async fn connect_by(
+    executor: &LocalExecutor<'_>,
+    file: u64,
+    port: u16,
+    plain: bool,
+) -> Result<Handle, String> {
     let config = client_config(clawchat_smol::clock::now(), file, port, ADDRESS, &AwsLc);
     let host = ClientHost { pattern: PATTERN.get_or_init(|| vec![7; DATAGRAM_MAX]) };
-    let (handle, task) = Handle::connect(config, Arc::new(host)).map_err(text)?;
+    let options = Options { offload: !plain };
+    let (handle, task) = Handle::connect(config, Arc::new(host), options).map_err(text)?;
     executor.spawn(task).detach();
     loop {
         match handle.next_event().await {
@@ -209,13 +220,14 @@ async fn pings(handle: Handle, count: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Role: `ours-bulk PORT MIB [rotate]`: a file from memory, from its offer to the server's word that it
+/// Role: `ours-bulk PORT MIB [rotate|plain]`: a file from memory, from its offer to the server's word that it
 /// is complete. Its digest is not computed, since a stream of the peer has none either.
 pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
     let (port, mib): (u16, u64) = (word(words, 0)?, word(words, 1)?);
+    let how = words.get(2).map_or("", String::as_str);
     run(async |executor| {
-        let handle = connect(executor, 0, port).await?;
-        if words.len() > 2 {
+        let handle = connect_by(executor, 0, port, how == "plain").await?;
+        if how == "rotate" {
             executor.spawn(rotate(handle.clone())).detach();
         }
         let (started, used) = (Instant::now(), cpu());

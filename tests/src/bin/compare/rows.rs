@@ -116,10 +116,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "plain",
         peer: "bare UDP",
-        sides: [
-            |_| Err("the drivers always use GSO and GRO where there are any".to_owned()),
-            udp_bulk,
-        ],
+        sides: [|scale| apart(scale, "plain"), |scale| apart(scale, "udp")],
         figures: &[figure("rate", "goodput without GSO and GRO", GBIT, Goal::AtLeast(0.9))],
     },
     Experiment {
@@ -260,6 +257,13 @@ fn ours_bulk(scale: Scale) -> Measured {
     bulk_figures(pair(("ours-server", &server), ("ours-bulk", &[scale.mib().to_string()])))
 }
 
+/// A call for each datagram: with none joined by the sender, none arrive joined.
+fn plain_bulk(scale: Scale) -> Measured {
+    let server = ["1".to_owned(), "one".to_owned()];
+    let client = [(scale.mib() / 4).to_string(), "plain".to_owned()];
+    bulk_figures(pair(("ours-server", &server), ("ours-bulk", &client)))
+}
+
 /// One side of `bulk` where no datagram is larger than an Ethernet's.
 fn apart(scale: Scale, side: &str) -> Measured {
     let quick = u8::from(scale.quick).to_string();
@@ -268,12 +272,18 @@ fn apart(scale: Scale, side: &str) -> Measured {
         .map_err(|why| format!("a network of one's own takes root, unshare and ip: {why}"))
 }
 
-/// Role: `bulk-apart ours|quic QUICK`, in a network of its own: one side of `bulk`.
+/// Role: `bulk-apart ours|quic|plain|udp QUICK`, in a network of its own: one side of `bulk` or of
+/// `plain`.
 pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
     let (side, quick): (String, u8) = (word(words, 0)?, word(words, 1)?);
     ethernet()?;
     let scale = Scale { quick: quick == 1 };
-    let sample = if side == "ours" { ours_bulk(scale) } else { quic_bulk(scale) }?;
+    let sample = match side.as_str() {
+        "ours" => ours_bulk(scale),
+        "plain" => plain_bulk(scale),
+        "udp" => udp_bulk(scale),
+        _ => quic_bulk(scale),
+    }?;
     let figures: Vec<_> = sample.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     tell_sample(&figures);
     Ok(())
