@@ -118,6 +118,11 @@ impl RangeSet {
         self.0.drain(..excess);
     }
 
+    /// Gives back room that is not needed now.
+    pub(crate) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// The ranges in ascending order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Range<u64>> + ExactSizeIterator + Clone {
         self.0.iter()

@@ -246,7 +246,7 @@ fn datagram_of(plaintext: &[u8], seal: impl FnOnce(&mut [u8], usize) -> usize) -
     out
 }
 
-fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
+fn seal(keys: &mut PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
     let Parts { message_id, seq, timestamp, kind, plaintext } = *parts;
     datagram_of(plaintext, |out, length| match message_id {
         Some(id) => keys.seal_as(id, seq, timestamp, kind, out, length),
@@ -255,12 +255,12 @@ fn seal(keys: &PacketKeys, parts: &Parts<'_>) -> Vec<u8> {
 }
 
 /// The same with an identity made before.
-fn seal_with(keys: &PacketKeys, identity: PacketIdentity, parts: &Parts<'_>) -> Vec<u8> {
+fn seal_with(keys: &mut PacketKeys, identity: PacketIdentity, parts: &Parts<'_>) -> Vec<u8> {
     datagram_of(parts.plaintext, |out, length| keys.seal_with(identity, parts.kind, out, length))
 }
 
 /// Steps 3 and 5 of opening, for a `seq` found in step 2.
-fn open(keys: &PacketKeys, header: &Header, seq: u64, datagram: &[u8]) -> Outcome<Vec<u8>> {
+fn open(keys: &mut PacketKeys, header: &Header, seq: u64, datagram: &[u8]) -> Outcome<Vec<u8>> {
     yes(keys.iv_fits(header, seq), "dropped: IV")?;
     let mut bytes = datagram.to_vec();
     let range = keys.open(header, &mut bytes).map_err(|why| format!("dropped: {why:?}"))?;
@@ -268,7 +268,7 @@ fn open(keys: &PacketKeys, header: &Header, seq: u64, datagram: &[u8]) -> Outcom
 }
 
 /// Seals `parts` to exactly `datagram`, and opens that to the same parts.
-fn seal_and_open(keys: &PacketKeys, parts: &Parts<'_>, datagram: &[u8]) -> Outcome {
+fn seal_and_open(keys: &mut PacketKeys, parts: &Parts<'_>, datagram: &[u8]) -> Outcome {
     same("sealed datagram", &seal(keys, parts), datagram)?;
     let header = known("header", Header::decode(datagram))?;
     equal("timestamp", header.timestamp, parts.timestamp)?;
@@ -559,8 +559,8 @@ fn hello(
         plaintext: &plaintext,
     };
     equal("length of the hello", datagram.len(), DATAGRAM_BASE)?;
-    let keys = PacketKeys::new(&handshake.epoch_zero, Direction::C2s, handshake.provider);
-    seal_and_open(&keys, &parts, &datagram)?;
+    let mut keys = PacketKeys::new(&handshake.epoch_zero, Direction::C2s, handshake.provider);
+    seal_and_open(&mut keys, &parts, &datagram)?;
     let message = read_message(signal_of(&plaintext)?, PacketType::KeyRotation, Side::Client)?;
     let Message::Offer { epoch: Epoch(1), public_key, server_id: Some(_) } = message else {
         return Err(format!("not a hello: {message:?}"));
@@ -580,8 +580,8 @@ fn reply(
     let datagram = case.hex(name)?;
     let timestamp = timestamp(case, &format!("{name}_timestamp_ms"))?;
     let parts = Parts { message_id: None, seq, timestamp, kind, plaintext: &plaintext };
-    let keys = PacketKeys::new(&handshake.epoch_zero, Direction::S2c, handshake.provider);
-    seal_and_open(&keys, &parts, &datagram)?;
+    let mut keys = PacketKeys::new(&handshake.epoch_zero, Direction::S2c, handshake.provider);
+    seal_and_open(&mut keys, &parts, &datagram)?;
     Ok((timestamp, read_message(signal_of(&plaintext)?, kind, Side::Server)?))
 }
 
@@ -625,8 +625,8 @@ fn switch(case: &mut Fields, keys: &EpochKeys, provider: Provider) -> Outcome {
         kind: PacketType::KeyRotation,
         plaintext: &plaintext,
     };
-    let keys = PacketKeys::new(keys, Direction::C2s, provider);
-    seal_and_open(&keys, &parts, &case.hex("switch")?)?;
+    let mut keys = PacketKeys::new(keys, Direction::C2s, provider);
+    seal_and_open(&mut keys, &parts, &case.hex("switch")?)?;
     let frame = only_frame(&plaintext)?;
     let Frame::Message(whole) = frame else {
         return Err(format!("not a MESSAGE: {frame:?}"));
@@ -690,11 +690,11 @@ fn packet(case: &mut Fields, provider: Provider) -> Outcome {
     same("message id of the header", &header.message_id, &id)?;
     same("IV of the header", &header.iv, &iv)?;
     same("header, written", &header.encode(), &datagram[..HEADER_LEN])?;
-    let keys = PacketKeys::new(&epoch, direction, provider);
-    seal_and_open(&keys, &parts, &datagram)?;
+    let mut keys = PacketKeys::new(&epoch, direction, provider);
+    seal_and_open(&mut keys, &parts, &datagram)?;
     let mut batch = keys.identities(parts.timestamp, parts.seq, 1);
     let made = known("identity", batch.next())?;
-    same("sealed with it", &seal_with(&keys, made, &parts), &datagram)?;
+    same("sealed with it", &seal_with(&mut keys, made, &parts), &datagram)?;
     let mut said = [Recognised::Foreign];
     keys.recognise(&[header], &mut said);
     equal("recognised", said, [Recognised::Fits(parts.seq)])?;
@@ -705,7 +705,7 @@ fn packet(case: &mut Fields, provider: Provider) -> Outcome {
 }
 
 /// All five steps of opening.
-fn open_datagram(keys: &PacketKeys, window: &mut ReplayWindow, datagram: &[u8]) -> Outcome {
+fn open_datagram(keys: &mut PacketKeys, window: &mut ReplayWindow, datagram: &[u8]) -> Outcome {
     let header = Header::decode(datagram).ok_or("dropped: form")?;
     let seq = keys.seq(&header).ok_or("dropped: no key")?;
     yes(window.may_open(seq), "dropped: seq")?;
@@ -726,7 +726,7 @@ fn packet_refused(file: &mut Fields) -> Outcome<Vec<Trial>> {
         // Only a reason for people.
         case.text("why")?;
         let datagram = case.hex("datagram")?;
-        match open_datagram(&keys(provider), &mut ReplayWindow::default(), &datagram) {
+        match open_datagram(&mut keys(provider), &mut ReplayWindow::default(), &datagram) {
             Ok(()) => Err("opened".to_owned()),
             Err(_) => Ok(()),
         }
@@ -735,9 +735,9 @@ fn packet_refused(file: &mut Fields) -> Outcome<Vec<Trial>> {
     tests.extend(PROVIDERS.map(|(suffix, provider)| {
         let good = good.clone();
         trial(format!("packet_refused/good opens, once{suffix}"), move || {
-            let (keys, mut window) = (keys(provider), ReplayWindow::default());
-            open_datagram(&keys, &mut window, &good)?;
-            yes(open_datagram(&keys, &mut window, &good).is_err(), "opened twice")
+            let (mut keys, mut window) = (keys(provider), ReplayWindow::default());
+            open_datagram(&mut keys, &mut window, &good)?;
+            yes(open_datagram(&mut keys, &mut window, &good).is_err(), "opened twice")
         })
     }));
     Ok(tests)
@@ -798,7 +798,7 @@ fn punch(case: &mut Fields, provider: Provider) -> Outcome {
     };
     let datagram = case.hex("datagram")?;
     equal("length", datagram.len(), 64)?;
-    seal_and_open(&PacketKeys::new(&keys, Direction::S2c, provider), &parts, &datagram)?;
+    seal_and_open(&mut PacketKeys::new(&keys, Direction::S2c, provider), &parts, &datagram)?;
     equal("frame", only_frame(&plaintext)?, Frame::Padding)
 }
 

@@ -81,7 +81,7 @@ impl Search {
         write_padding(&mut writer, room);
         let plaintext = writer.len();
         let id = Identity::new(&hello_id(&file.shared_secret)).message_id(nonce);
-        let seal = PacketKeys::new(&keys, Direction::C2s, provider);
+        let mut seal = PacketKeys::new(&keys, Direction::C2s, provider);
         seal.seal_as(id, nonce, now.wall, PacketType::KeyRotation, &mut hello, plaintext);
         Self {
             connection_id,
@@ -124,7 +124,11 @@ impl Search {
     }
 
     /// Reads the server's reply. What is not one is dropped in silence.
-    pub(super) fn read(&self, header: &Header, datagram: &mut [u8]) -> Result<Message, DropReason> {
+    pub(super) fn read(
+        &mut self,
+        header: &Header,
+        datagram: &mut [u8],
+    ) -> Result<Message, DropReason> {
         let seq = self.open.seq(header).ok_or(DropReason::NoKey)?;
         if !self.open.iv_fits(header, seq) {
             return Err(DropReason::Iv);

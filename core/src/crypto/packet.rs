@@ -5,6 +5,7 @@ use super::derive::{Direction, EpochKeys, direction_key};
 use super::identity::{Identities, Identity, PacketIdentity, Recognised, difference};
 use crate::error::DropReason;
 use crate::limits::{HEADER_LEN, OVERHEAD, TAG_LEN};
+use crate::secret::Secret;
 use crate::time::UnixMs;
 use crate::wire::header::{Header, PacketType, padding};
 use alloc::boxed::Box;
@@ -15,19 +16,64 @@ use subtle::ConstantTimeEq;
 const AAD_LEN: usize = 26;
 
 /// The packet key and the identity key of one direction in one epoch.
+///
+/// Expanded they take a kilobyte and more; a session that is idle holds 64 bytes, and expands them with
+/// its next packet.
 #[derive(Debug)]
 pub struct PacketKeys {
+    packet: Secret<32>,
+    identity: Secret<32>,
+    provider: &'static dyn CipherProvider,
+    ready: Option<Box<Ready>>,
+}
+
+/// Both keys, expanded.
+#[derive(Debug)]
+struct Ready {
     cipher: Box<dyn PacketCipher>,
     identity: Identity,
 }
 
 impl PacketKeys {
-    /// The keys of `direction`, expanded from the epoch's (PROTOCOL 2.2).
+    /// The keys of `direction`, derived from the epoch's (PROTOCOL 2.2).
     #[must_use]
-    pub fn new(keys: &EpochKeys, direction: Direction, provider: &dyn CipherProvider) -> Self {
+    pub fn new(
+        keys: &EpochKeys,
+        direction: Direction,
+        provider: &'static dyn CipherProvider,
+    ) -> Self {
         Self {
-            cipher: provider.packet_cipher(&direction_key(&keys.encryption_key, direction)),
-            identity: Identity::new(&direction_key(&keys.iv_key, direction)),
+            packet: direction_key(&keys.encryption_key, direction),
+            identity: direction_key(&keys.iv_key, direction),
+            provider,
+            ready: None,
+        }
+    }
+
+    fn ready(&mut self) -> &Ready {
+        let Self { packet, identity, provider, ready } = self;
+        ready.get_or_insert_with(|| {
+            let cipher = provider.packet_cipher(packet);
+            Box::new(Ready { cipher, identity: Identity::new(identity) })
+        })
+    }
+
+    /// Whether they are expanded.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// Wipes the expanded keys, until the next packet.
+    pub fn rest(&mut self) {
+        self.ready = None;
+    }
+
+    /// Asks the identity key, expanded for this one question if it is not.
+    fn ask<T>(&self, question: impl FnOnce(&Identity) -> T) -> T {
+        match &self.ready {
+            Some(ready) => question(&ready.identity),
+            None => question(&Identity::new(&self.identity)),
         }
     }
 
@@ -36,19 +82,21 @@ impl PacketKeys {
     ///
     /// The caller never uses a number twice, but to seal a hello or an epoch-0 reply once.
     pub fn seal(
-        &self,
+        &mut self,
         seq: u64,
         timestamp: UnixMs,
         kind: PacketType,
         out: &mut [u8],
         plaintext: usize,
     ) -> usize {
-        self.seal_with(self.identity.packet(timestamp, seq), kind, out, plaintext)
+        let ready = self.ready();
+        let PacketIdentity { message_id, iv, .. } = ready.identity.packet(timestamp, seq);
+        ready.seal(message_id, timestamp, iv, kind, out, plaintext)
     }
 
     /// The same with a message id made by another key: a hello's (PROTOCOL 3).
     pub fn seal_as(
-        &self,
+        &mut self,
         message_id: [u8; 16],
         seq: u64,
         timestamp: UnixMs,
@@ -56,8 +104,9 @@ impl PacketKeys {
         out: &mut [u8],
         plaintext: usize,
     ) -> usize {
-        let iv = self.identity.iv(timestamp, seq);
-        self.seal_header(message_id, timestamp, iv, kind, out, plaintext)
+        let ready = self.ready();
+        let iv = ready.identity.iv(timestamp, seq);
+        ready.seal(message_id, timestamp, iv, kind, out, plaintext)
     }
 
     /// Message ids and IVs for `count` packets from number `first` on, of [`BATCH`] at most, made in
@@ -66,23 +115,69 @@ impl PacketKeys {
     ///
     /// [`BATCH`]: super::identity::BATCH
     #[must_use]
-    pub fn identities(&self, timestamp: UnixMs, first: u64, count: usize) -> Identities {
-        self.identity.batch(timestamp, first, count)
+    pub fn identities(&mut self, timestamp: UnixMs, first: u64, count: usize) -> Identities {
+        self.ready().identity.batch(timestamp, first, count)
     }
 
     /// [`Self::seal`] with an identity that these keys made before.
     pub fn seal_with(
-        &self,
+        &mut self,
         identity: PacketIdentity,
         kind: PacketType,
         out: &mut [u8],
         plaintext: usize,
     ) -> usize {
         let PacketIdentity { message_id, timestamp, iv, .. } = identity;
-        self.seal_header(message_id, timestamp, iv, kind, out, plaintext)
+        self.ready().seal(message_id, timestamp, iv, kind, out, plaintext)
     }
 
-    fn seal_header(
+    /// Opening steps 2 and 3 for many headers at once, each into its place in `out`: what
+    /// [`Self::seq`] and [`Self::iv_fits`] say one by one.
+    pub fn recognise(&self, headers: &[Header], out: &mut [Recognised]) {
+        self.ask(|identity| identity.recognise(headers, out));
+    }
+
+    /// `seq` of a datagram made with this key (opening step 2).
+    #[must_use]
+    pub fn seq(&self, header: &Header) -> Option<u64> {
+        self.ask(|identity| identity.seq(&header.message_id))
+    }
+
+    /// Opening step 3: the IV is the derived one, compared in constant time.
+    #[must_use]
+    pub fn iv_fits(&self, header: &Header, seq: u64) -> bool {
+        let iv = self.ask(|identity| identity.iv(header.timestamp, seq));
+        difference(&iv, &header.iv).ct_eq(&0).into()
+    }
+
+    /// Opening step 5: decrypts in place and returns where the plaintext is.
+    ///
+    /// # Errors
+    /// [`DropReason::Tag`]; the datagram's bytes are then of no use.
+    pub fn open(
+        &mut self,
+        header: &Header,
+        datagram: &mut [u8],
+    ) -> Result<Range<usize>, DropReason> {
+        let end = header.tag_at(datagram.len());
+        let tag: [u8; TAG_LEN] =
+            *datagram[end..].first_chunk().expect("the header was checked against the length");
+        let (head, rest) = datagram.split_at_mut(HEADER_LEN);
+        let text = &mut rest[..end - HEADER_LEN];
+        let was_ready = self.is_ready();
+        if self.ready().cipher.open_in_place(&header.iv, &head[..AAD_LEN], text, &tag) {
+            return Ok(HEADER_LEN..end);
+        }
+        if !was_ready {
+            // What does not open changes nothing.
+            self.rest();
+        }
+        Err(DropReason::Tag)
+    }
+}
+
+impl Ready {
+    fn seal(
         &self,
         message_id: [u8; 16],
         timestamp: UnixMs,
@@ -107,41 +202,6 @@ impl PacketKeys {
         rest[TAG_LEN..TAG_LEN + tail].fill(0);
         OVERHEAD + plaintext + tail
     }
-
-    /// Opening steps 2 and 3 for many headers at once, each into its place in `out`: what
-    /// [`Self::seq`] and [`Self::iv_fits`] say one by one.
-    pub fn recognise(&self, headers: &[Header], out: &mut [Recognised]) {
-        self.identity.recognise(headers, out);
-    }
-
-    /// `seq` of a datagram made with this key (opening step 2).
-    #[must_use]
-    pub fn seq(&self, header: &Header) -> Option<u64> {
-        self.identity.seq(&header.message_id)
-    }
-
-    /// Opening step 3: the IV is the derived one, compared in constant time.
-    #[must_use]
-    pub fn iv_fits(&self, header: &Header, seq: u64) -> bool {
-        difference(&self.identity.iv(header.timestamp, seq), &header.iv).ct_eq(&0).into()
-    }
-
-    /// Opening step 5: decrypts in place and returns where the plaintext is.
-    ///
-    /// # Errors
-    /// [`DropReason::Tag`]; the datagram's bytes are then of no use.
-    pub fn open(&self, header: &Header, datagram: &mut [u8]) -> Result<Range<usize>, DropReason> {
-        let end = header.tag_at(datagram.len());
-        let tag: [u8; TAG_LEN] =
-            *datagram[end..].first_chunk().expect("the header was checked against the length");
-        let (head, rest) = datagram.split_at_mut(HEADER_LEN);
-        let text = &mut rest[..end - HEADER_LEN];
-        if self.cipher.open_in_place(&header.iv, &head[..AAD_LEN], text, &tag) {
-            Ok(HEADER_LEN..end)
-        } else {
-            Err(DropReason::Tag)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -154,11 +214,11 @@ mod tests {
     use alloc::vec::Vec;
     use quickcheck::quickcheck;
 
-    fn keys(provider: &dyn CipherProvider) -> PacketKeys {
+    fn keys(provider: &'static dyn CipherProvider) -> PacketKeys {
         PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, provider)
     }
 
-    fn open(keys: &PacketKeys, datagram: &mut [u8]) -> Option<(u64, PacketType, Vec<u8>)> {
+    fn open(keys: &mut PacketKeys, datagram: &mut [u8]) -> Option<(u64, PacketType, Vec<u8>)> {
         let header = Header::decode(datagram)?;
         let seq = keys.seq(&header)?;
         if !keys.iv_fits(&header, seq) {
@@ -169,7 +229,7 @@ mod tests {
     }
 
     fn any_bit_counts(
-        keys: &PacketKeys,
+        keys: &mut PacketKeys,
         seq: u64,
         timestamp: UnixMs,
         text: &[u8],
@@ -188,7 +248,7 @@ mod tests {
     #[test]
     fn a_batch_seals_what_one_by_one_does() {
         for provider in PROVIDERS {
-            let (keys, now, first) = (keys(*provider), UnixMs(1_700_000_000_000), 41);
+            let (mut keys, now, first) = (keys(*provider), UnixMs(1_700_000_000_000), 41);
             let mut headers = Vec::new();
             for (identity, seq) in keys.identities(now, first, BATCH).zip(first..) {
                 let (mut out, mut single) = ([3; 128], [3; 128]);
@@ -203,12 +263,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_rests_recognises_and_opens_as_before() {
+        for provider in PROVIDERS {
+            let (mut sender, mut receiver) = (keys(*provider), keys(*provider));
+            let mut out = [3; 128];
+            let len = sender.seal(7, UnixMs(1), PacketType::Ping, &mut out, 60);
+            let header = Header::decode(&out[..len]).unwrap();
+            let mut broken = out;
+            broken[50] ^= 1;
+            assert_eq!(open(&mut receiver, &mut broken[..len]), None);
+            assert!(!receiver.is_ready(), "a forgery costs it nothing that lasts");
+            assert_eq!(receiver.seq(&header), Some(7));
+            let mut copy = out;
+            assert!(open(&mut receiver, &mut copy[..len]).is_some() && receiver.is_ready());
+            receiver.rest();
+            sender.rest();
+            let mut again = [3; 128];
+            sender.seal(7, UnixMs(1), PacketType::Ping, &mut again, 60);
+            assert_eq!(again, out);
+            assert!(open(&mut receiver, &mut again[..len]).is_some());
+        }
+    }
+
     quickcheck! {
         fn round_trip_and_no_bit_may_change(seq: u64, ms: u64, text: Vec<u8>, flip: usize) -> bool {
             let text = if text.is_empty() { vec![0] } else { text };
             let timestamp = UnixMs(ms >> 8);
             PROVIDERS.iter().all(|provider| {
-                any_bit_counts(&keys(*provider), seq, timestamp, &text, flip)
+                any_bit_counts(&mut keys(*provider), seq, timestamp, &text, flip)
             })
         }
 
@@ -218,7 +301,7 @@ mod tests {
             bytes[0] = 0x20;
             bytes[17] = 0;
             bytes[25] = 1;
-            PROVIDERS.iter().all(|provider| open(&keys(*provider), &mut bytes.clone()).is_none())
+            PROVIDERS.iter().all(|provider| open(&mut keys(*provider), &mut bytes.clone()).is_none())
         }
     }
 }

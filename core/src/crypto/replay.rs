@@ -2,22 +2,18 @@
 //! forward clears whole words only.
 
 use crate::limits::{REPLAY_WINDOW, SEQ_END};
+use alloc::boxed::Box;
 
 // One word more than the window, so that the word being entered can be cleared.
 const WORDS: usize = REPLAY_WINDOW as usize / 64 + 1;
 
 /// Which of the newest sequence numbers were seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReplayWindow {
     /// Highest number seen; 0 is before the first.
     highest: u64,
-    seen: [u64; WORDS],
-}
-
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        Self { highest: 0, seen: [0; WORDS] }
-    }
+    /// `None` while there is no gap: all up to the highest were seen.
+    seen: Option<Box<[u64; WORDS]>>,
 }
 
 impl ReplayWindow {
@@ -29,17 +25,43 @@ impl ReplayWindow {
         }
         seq > self.highest
             || (self.highest - seq < REPLAY_WINDOW
-                && self.seen[Self::word(seq)] >> (seq % 64) & 1 == 0)
+                && self
+                    .seen
+                    .as_ref()
+                    .is_some_and(|seen| seen[Self::word(seq)] >> (seq % 64) & 1 == 0))
     }
 
     /// Remembers `seq`, whose packet has opened. Never before that.
     pub fn opened(&mut self, seq: u64) {
         let (old, new) = (self.highest / 64, seq / 64);
+        let seen = match &mut self.seen {
+            None if seq == self.highest + 1 => {
+                self.highest = seq;
+                return;
+            }
+            Some(seen) => seen,
+            // From the first gap on each number counts. Those above the highest are not looked at.
+            none => none.insert(Box::new([u64::MAX; WORDS])),
+        };
+        if self.highest < seq {
+            // Of the word that the highest is in, what lies above it.
+            seen[Self::word(self.highest)] &= u64::MAX >> (63 - self.highest % 64);
+        }
         for word in (old + 1..=new).rev().take(WORDS) {
-            self.seen[Self::word(word * 64)] = 0;
+            seen[Self::word(word * 64)] = 0;
         }
         self.highest = self.highest.max(seq);
-        self.seen[Self::word(seq)] |= 1 << (seq % 64);
+        seen[Self::word(seq)] |= 1 << (seq % 64);
+    }
+
+    /// Gives its room back if there is no gap (any more).
+    pub fn rest(&mut self) {
+        let Some(seen) = &self.seen else { return };
+        let oldest = (self.highest + 1).saturating_sub(REPLAY_WINDOW).max(1);
+        let is_seen = |seq: u64| seen[Self::word(seq)] >> (seq % 64) & 1 == 1;
+        if (oldest..=self.highest).all(is_seen) {
+            self.seen = None;
+        }
     }
 
     /// The highest number opened; 0 when none was.
@@ -80,9 +102,31 @@ mod tests {
                     window.opened(seq);
                     seen.insert(seq);
                 }
+                if how % 8 < 2 {
+                    window.rest();
+                }
                 may == (fresh && recent) && !window.may_open(seq)
             })
         }
+    }
+
+    #[test]
+    fn without_gaps_there_is_nothing_to_keep() {
+        let mut window = ReplayWindow::default();
+        for seq in [1, 2, 3, 5, 6] {
+            window.opened(seq);
+        }
+        window.rest();
+        assert!(window.may_open(4) && !window.may_open(3) && window.may_open(7));
+        assert!(window.seen.is_some(), "4 is missing");
+        window.opened(4);
+        window.rest();
+        assert!(window.seen.is_none() && !window.may_open(4) && !window.may_open(6));
+        window.opened(100);
+        assert!(window.may_open(7) && window.may_open(99) && !window.may_open(6));
+        (7..100).chain(101..5000).for_each(|seq| window.opened(seq));
+        window.rest();
+        assert!(window.seen.is_none() && !window.may_open(4999) && window.may_open(5000));
     }
 
     #[test]

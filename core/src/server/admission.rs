@@ -8,6 +8,7 @@ use crate::limits::{
     TRIALS_GLOBAL_PER_SECOND, TRIALS_PER_SECOND,
 };
 use crate::time::{Duration, Instant, UnixMs};
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -63,6 +64,9 @@ impl Trials {
     }
 }
 
+/// Hellos of a file up to which its memory grows one by one.
+const FEW: usize = 4;
+
 /// The one reply to a hello.
 #[derive(Debug)]
 struct Reply {
@@ -78,13 +82,14 @@ struct Reply {
 struct Remembered {
     hash: [u8; 32],
     timestamp: UnixMs,
-    reply: Option<Reply>,
+    reply: Option<Box<Reply>>,
 }
 
 /// What a file remembers of its hellos.
 #[derive(Debug)]
 pub(super) struct HelloMemory {
-    hellos: BTreeMap<u64, Remembered>,
+    /// By nonce, in order: most files remember a few.
+    hellos: Vec<(u64, Remembered)>,
     budget: Budget,
 }
 
@@ -101,7 +106,19 @@ pub(super) enum Known {
 
 impl HelloMemory {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { hellos: BTreeMap::new(), budget: Budget::new(now, 1, HELLO_BURST) }
+        Self { hellos: Vec::new(), budget: Budget::new(now, 1, HELLO_BURST) }
+    }
+
+    fn get(&mut self, nonce: u64) -> Option<&mut Remembered> {
+        let at = self.hellos.binary_search_by_key(&nonce, |(nonce, _)| *nonce).ok()?;
+        self.hellos.get_mut(at).map(|(_, hello)| hello)
+    }
+
+    /// A session is no longer half-open: its hello has no reply any more.
+    pub(super) fn established(&mut self, session: SessionId) {
+        for (_, hello) in &mut self.hellos {
+            hello.reply.take_if(|reply| reply.session == Some(session));
+        }
     }
 
     /// Step 1: a known nonce. `half_open` tells whether a session still is.
@@ -112,7 +129,7 @@ impl HelloMemory {
         hash: &[u8; 32],
         half_open: impl Fn(SessionId) -> bool,
     ) -> Known {
-        let Some(hello) = self.hellos.get_mut(&nonce) else { return Known::New };
+        let Some(hello) = self.get(nonce) else { return Known::New };
         let Some(reply) = hello.reply.as_mut().filter(|_| hello.hash == *hash) else {
             return Known::Silence;
         };
@@ -137,12 +154,21 @@ impl HelloMemory {
         timestamp: UnixMs,
     ) -> bool {
         if self.hellos.len() >= HELLOS_REMEMBERED {
-            self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY);
+            self.hellos.retain(|(_, hello)| age(wall, hello.timestamp) <= HELLO_MEMORY);
         }
         if self.hellos.len() >= HELLOS_REMEMBERED || !self.budget.take(now) {
             return false;
         }
-        self.hellos.insert(nonce, Remembered { hash, timestamp, reply: None });
+        let remembered = Remembered { hash, timestamp, reply: None };
+        match self.hellos.binary_search_by_key(&nonce, |(nonce, _)| *nonce) {
+            Ok(at) => self.hellos[at].1 = remembered,
+            Err(at) => {
+                if self.hellos.len() < FEW {
+                    self.hellos.reserve_exact(1);
+                }
+                self.hellos.insert(at, (nonce, remembered));
+            }
+        }
         true
     }
 
@@ -154,21 +180,20 @@ impl HelloMemory {
         datagram: &[u8],
         session: Option<SessionId>,
     ) {
-        if let Some(hello) = self.hellos.get_mut(&nonce) {
+        if let Some(hello) = self.get(nonce) {
             let (datagram, until) = (datagram.to_vec(), now + HALF_OPEN);
-            hello.reply = Some(Reply { datagram, left: REPLY_COPIES, until, session });
+            hello.reply = Some(Box::new(Reply { datagram, left: REPLY_COPIES, until, session }));
         }
     }
 
     /// Forgets what is too old to be taken anyway, also by a clock that is set back. A full memory does
     /// not wait so long.
     pub(super) fn forget(&mut self, now: Instant, wall: UnixMs) {
-        self.hellos.retain(|_, hello| age(wall, hello.timestamp) <= HELLO_MEMORY * 2);
-        for hello in self.hellos.values_mut() {
-            if hello.reply.as_ref().is_some_and(|reply| reply.until <= now) {
-                hello.reply = None;
-            }
+        self.hellos.retain(|(_, hello)| age(wall, hello.timestamp) <= HELLO_MEMORY * 2);
+        for (_, hello) in &mut self.hellos {
+            hello.reply.take_if(|reply| reply.until <= now);
         }
+        self.hellos.shrink_to_fit();
     }
 }
 

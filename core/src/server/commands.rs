@@ -220,7 +220,7 @@ impl Server {
     /// Getter: all established sessions.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionStatus> {
-        let status = |(id, entry): (&SessionId, &super::Entry)| {
+        let status = |(id, entry): (&SessionId, &super::BoxedEntry)| {
             Some(SessionStatus {
                 id: *id,
                 member: entry.member.clone(),

@@ -21,6 +21,7 @@ use crate::wire::cursor::Writer;
 use crate::wire::frame::{Frame, Frames, write_signal};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo, Side};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -53,7 +54,8 @@ impl Server {
         }
         let hash = datagram_hash(datagram);
         let sessions = &self.sessions;
-        let half_open = |id| sessions.get(&id).is_some_and(|e: &Entry| e.session.is_half_open());
+        let half_open =
+            |id| sessions.get(&id).is_some_and(|e: &super::BoxedEntry| e.session.is_half_open());
         let (hellos, credential) = self.credentials.hellos(id).ok_or(DropReason::NoKey)?;
         match hellos.known(now.mono, nonce, &hash, half_open) {
             Known::New => {}
@@ -65,7 +67,7 @@ impl Server {
         }
         let connection_id = ConnectionId::new(header.timestamp, nonce);
         let keys = epoch_zero(&credential.secret, &connection_id, header.timestamp);
-        let packet = PacketKeys::new(&keys, Direction::C2s, self.provider);
+        let mut packet = PacketKeys::new(&keys, Direction::C2s, self.provider);
         if !packet.iv_fits(header, nonce) {
             return Err(DropReason::Iv);
         }
@@ -113,6 +115,9 @@ impl Server {
 
     /// Whether there is a free place, the session that a new one of `file` supersedes not counted.
     fn has_place(&self, file: FileId, but: Option<SessionId>) -> bool {
+        if self.sessions.len() < self.max_sessions {
+            return true;
+        }
         let others = self.sessions.iter().filter(|(id, entry)| {
             entry.established.is_some() && entry.secret.file != file && Some(**id) != but
         });
@@ -140,7 +145,7 @@ impl Server {
         debug_assert!(fits, "names are at most 128 bytes");
         let plaintext = writer.len();
         let seq = self.random.public.u64();
-        let keys = PacketKeys::new(&hello.keys, Direction::S2c, self.provider);
+        let mut keys = PacketKeys::new(&hello.keys, Direction::S2c, self.provider);
         let len = keys.seal(seq, now.wall, kind, &mut out, plaintext);
         out.truncate(len);
         out
@@ -204,7 +209,7 @@ impl Server {
             counted: 0,
             held: false,
         };
-        self.sessions.insert(id, entry);
+        self.sessions.insert(id, Box::new(entry));
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
         if let Some((hellos, _)) = self.credentials.hellos(secret) {
             hellos.replied(now.mono, nonce, &datagram, Some(id));
@@ -230,7 +235,7 @@ impl Server {
 
     /// At most 4 half-open sessions per file: a fifth replaces the oldest.
     fn make_room(&mut self, file: FileId) {
-        let half_open = |(id, entry): (&SessionId, &Entry)| {
+        let half_open = |(id, entry): (&SessionId, &super::BoxedEntry)| {
             (entry.secret.file == file && entry.session.is_half_open()).then_some(*id)
         };
         let own: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
@@ -244,6 +249,9 @@ impl Server {
         let Some(entry) = self.sessions.get(&id) else { return };
         let (secret, member, path) = (entry.secret, entry.member.clone(), entry.session.path());
         let file = secret.file;
+        if let Some((hellos, _)) = self.credentials.hellos(secret) {
+            hellos.established(id);
+        }
         if !self.credentials.is_accepted(secret, now.wall.secs()) {
             self.end(now, id, ErrorCode::Expired, "this security file is no longer accepted");
             return;
@@ -256,7 +264,7 @@ impl Server {
             self.end(now, id, ErrorCode::ServerFull, "the last free place was just taken");
             return;
         }
-        let older = |(other, entry): (&SessionId, &Entry)| {
+        let older = |(other, entry): (&SessionId, &super::BoxedEntry)| {
             (*other != id && entry.secret.file == file && entry.established.is_some())
                 .then_some(*other)
         };

@@ -31,6 +31,7 @@ use crate::transport::path::{Path, Transmit};
 use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -119,6 +120,9 @@ struct Entry {
     held: bool,
 }
 
+/// Where an entry is kept: the map's nodes, half of which is room, stay small.
+type BoxedEntry = Box<Entry>;
+
 impl Entry {
     /// When it goes if it is not established by then.
     fn half_open_until(&self) -> Option<Instant> {
@@ -158,7 +162,7 @@ pub struct Server {
     trials: Trials,
     hub: Hub,
     files: Files,
-    sessions: BTreeMap<SessionId, Entry>,
+    sessions: BTreeMap<SessionId, BoxedEntry>,
     /// Established sessions by the address of their path. Whoever has a file can claim any address as
     /// his first, so that one may have several.
     by_address: BTreeSet<(SocketAddr, SessionId)>,
@@ -326,7 +330,7 @@ impl Server {
     /// Sets the deadlines of what was touched since the last time.
     fn set_deadlines(&mut self) {
         while let Some(id) = self.schedule.next_stale() {
-            let deadline = self.sessions.get(&id).and_then(Entry::deadline);
+            let deadline = self.sessions.get(&id).and_then(|entry| entry.deadline());
             self.schedule.set_deadline(id, deadline);
         }
     }

@@ -70,7 +70,7 @@ impl Server {
     /// by itself.
     fn announce_without_files(&mut self, now: Now) {
         let credentials = &self.credentials;
-        let waits = |(id, entry): (&SessionId, &mut super::Entry)| {
+        let waits = |(id, entry): (&SessionId, &mut super::BoxedEntry)| {
             // What is durable already waits for nothing but the keys.
             let late = credentials.renewal(entry.secret.file).is_some_and(|r| !r.is_durable());
             let announce = entry.announce.as_mut().filter(|announce| announce.with_file && late)?;

@@ -10,7 +10,7 @@ use crate::wire::message::{
     Chat, ErrorCode, ErrorMessage, Message, Presence, ReceiptState, SERVER_MEMBER, Status,
 };
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -277,7 +277,11 @@ impl Server {
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         let member = entry.member.clone();
         if number >= HANDED {
-            entry.handed.unacknowledged.remove(&number);
+            let unacknowledged = &mut entry.handed.unacknowledged;
+            unacknowledged.remove(&number);
+            if unacknowledged.is_empty() {
+                *unacknowledged = BTreeMap::new();
+            }
             return;
         }
         if let Some(delivered) = self.hub.mail_acked(&member, number) {
@@ -320,6 +324,10 @@ impl Server {
             touched = true;
         }
         entry.held = !entry.session.has_room();
+        if entry.owed.is_empty() {
+            // Most sessions are owed nothing most of the time.
+            entry.owed = VecDeque::new();
+        }
         if touched {
             self.schedule.touch(id);
         }

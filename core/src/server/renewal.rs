@@ -82,7 +82,7 @@ impl Server {
 
     /// The established session of a file.
     fn session_of(&self, file: FileId) -> Option<SessionId> {
-        let own = |(id, entry): (&SessionId, &super::Entry)| {
+        let own = |(id, entry): (&SessionId, &super::BoxedEntry)| {
             (entry.secret.file == file && entry.established.is_some()).then_some(*id)
         };
         self.sessions.iter().filter_map(own).next_back()
@@ -138,7 +138,7 @@ impl Server {
     /// Secrets are no longer accepted: their half-open sessions go with them, and it is made durable.
     fn secrets_retired(&mut self, now: Now, retired: &[SecretId]) {
         for secret in retired {
-            let half_open = |(id, entry): (&SessionId, &super::Entry)| {
+            let half_open = |(id, entry): (&SessionId, &super::BoxedEntry)| {
                 (entry.secret == *secret && entry.session.is_half_open()).then_some(*id)
             };
             let gone: Vec<_> = self.sessions.iter().filter_map(half_open).collect();

@@ -445,7 +445,10 @@ impl Session {
                 self.close(reason);
                 return;
             }
-            transport.on_timeout(now.mono, &mut cx.random.public);
+            if transport.on_timeout(now.mono, &mut cx.random.public) {
+                self.events.shrink_to_fit();
+                self.transfers.rest();
+            }
             self.note_move();
             self.keep_keys_fresh(cx);
         }

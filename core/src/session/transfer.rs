@@ -96,6 +96,16 @@ impl Transfers {
         self.incoming.values().filter(|incoming| incoming.limit.is_none()).count()
     }
 
+    /// Gives back room that is not needed now.
+    pub(super) fn rest(&mut self) {
+        if self.outgoing.is_empty() {
+            self.outgoing = BTreeMap::new();
+        }
+        if self.incoming.is_empty() {
+            self.incoming = BTreeMap::new();
+        }
+    }
+
     /// A CHUNK came. Whether it brought anything: one of a transfer that is over, or one that was
     /// there already, does not.
     fn take_chunk(&mut self, count: u64, offset: u64, len: usize) -> Result<bool, Violation> {

@@ -45,6 +45,11 @@ impl Acks {
         self.received.remove(0..largest.min(self.largest));
     }
 
+    /// Gives back room that is not needed now.
+    pub(crate) fn rest(&mut self) {
+        self.received.shrink();
+    }
+
     /// When an ACK must go out.
     pub(crate) const fn due(&self) -> Option<Instant> {
         self.due

@@ -94,6 +94,12 @@ impl SendChannel {
         ((self.window.len() + self.waiting.len()) as u64) < CHANNEL_MESSAGES / 2
     }
 
+    /// Gives back room that is not needed now.
+    pub(crate) fn rest(&mut self) {
+        self.window.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
+
     /// Whether everything was acknowledged.
     pub(crate) fn is_idle(&self) -> bool {
         self.window.is_empty() && self.waiting.is_empty()
@@ -205,6 +211,13 @@ pub(crate) struct RecvChannel {
 }
 
 impl RecvChannel {
+    /// Gives back room that is not needed now.
+    pub(crate) fn rest(&mut self) {
+        if self.partial.is_empty() {
+            self.partial = BTreeMap::new();
+        }
+    }
+
     /// Takes a fragment from a packet of type `kind`.
     pub(crate) fn fragment(
         &mut self,

@@ -48,7 +48,7 @@ impl EpochState {
         epoch: Epoch,
         keys: EpochKeys,
         own: Direction,
-        provider: &dyn CipherProvider,
+        provider: &'static dyn CipherProvider,
     ) -> Self {
         Self {
             epoch,
@@ -63,6 +63,11 @@ impl EpochState {
             since: now,
             bytes: 0,
         }
+    }
+
+    fn rest(&mut self) {
+        self.open.rest();
+        self.send.packet.rest();
     }
 
     /// Whether it has served as long or as much as keys may (PROTOCOL 5.1). Another datagram of any
@@ -126,7 +131,7 @@ pub(crate) struct Epochs {
     older: Option<ReceiveOnly>,
     previous: Option<Previous>,
     current: EpochState,
-    next: Option<EpochState>,
+    next: Option<Box<EpochState>>,
     replay: ReplayWindow,
     next_seq: u64,
     limits: KeyLimits,
@@ -213,7 +218,7 @@ impl Epochs {
 
     /// Message ids and IVs for the next `count` packets of the current epoch, made in one pass. Each seals
     /// once, in order, or not at all.
-    pub(crate) fn identities(&self, timestamp: UnixMs, count: usize) -> Identities {
+    pub(crate) fn identities(&mut self, timestamp: UnixMs, count: usize) -> Identities {
         self.current.send.packet.identities(timestamp, self.next_seq, count)
     }
 
@@ -274,7 +279,7 @@ impl Epochs {
 
     /// Server: opens `next` from now on, and seals in it once a packet of it has opened.
     pub(crate) fn prepare(&mut self, next: EpochState) {
-        self.next = Some(next);
+        self.next = Some(Box::new(next));
     }
 
     /// Client: opens and seals in `next` from now on.
@@ -328,14 +333,14 @@ impl Epochs {
         Found { slot, seq, iv_fits }: Found,
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        let (keys, below) = match (slot, &self.previous, &self.older) {
-            (Slot::Current, ..) => (Some(&self.current.open), None),
-            (Slot::Next, ..) => (self.next.as_ref().map(|next| &next.open), None),
+        let (keys, below) = match (slot, &mut self.previous, &mut self.older) {
+            (Slot::Current, ..) => (Some(&mut self.current.open), None),
+            (Slot::Next, ..) => (self.next.as_mut().map(|next| &mut next.open), None),
             (Slot::Previous, Some(Previous::Whole(old)), _) => {
-                (Some(&old.open), self.current.lowest)
+                (Some(&mut old.open), self.current.lowest)
             }
             (Slot::Previous, Some(Previous::ReceiveOnly(old)), _) | (Slot::Older, _, Some(old)) => {
-                (Some(&*old.open), Some(old.below))
+                (Some(&mut *old.open), Some(old.below))
             }
             (Slot::Previous | Slot::Older, ..) => (None, None),
         };
@@ -374,7 +379,7 @@ impl Epochs {
         if slot == Slot::Next
             && let Some(next) = self.next.take()
         {
-            self.switch(next);
+            self.switch(*next);
         }
         let completes = self.current.lowest.is_none();
         let lowest = self.current.lowest.map_or(seq, |old| old.min(seq));
@@ -400,6 +405,23 @@ impl Epochs {
             old.below = lowest;
         }
         (self.current.epoch, completes)
+    }
+
+    /// Whether there are expanded keys.
+    pub(crate) const fn is_ready(&self) -> bool {
+        self.current.open.is_ready() || self.current.send.packet.is_ready()
+    }
+
+    /// Keys wait in short for the next packet.
+    pub(crate) fn rest(&mut self) {
+        self.current.rest();
+        if let Some(Previous::Whole(previous)) = &mut self.previous {
+            previous.rest();
+        }
+        if let Some(next) = &mut self.next {
+            next.rest();
+        }
+        self.replay.rest();
     }
 
     /// When the oldest keys are due to go.

@@ -18,7 +18,7 @@ mod builder;
 use crate::error::{CloseReason, DropReason, Violation};
 use crate::limits::{DATAGRAM_BASE, HEADER_LEN, IDLE_TIMEOUT, KEEPALIVE, TAG_LEN};
 use crate::random::Stream;
-use crate::time::{Instant, Now};
+use crate::time::{Duration, Instant, Now};
 use crate::wire::cursor::Writer;
 use crate::wire::frame::{Ack, Frame, Frames, write_signal};
 use crate::wire::header::{Header, PacketType};
@@ -38,6 +38,10 @@ use zeroize::Zeroizing;
 /// Responses that wait to be sent; a driver that drains late loses the older ones, and the peer asks
 /// again.
 const RESPONSES: usize = 4;
+
+/// A session that was silent for so long has its keys expanded again, and its queues made anew, with its
+/// next packet: that costs less than a microsecond, and an idle session next to nothing.
+const REST: Duration = Duration::from_millis(100);
 
 /// What a packet brought besides acknowledgements.
 #[derive(Debug, Default)]
@@ -322,7 +326,26 @@ impl Transport {
         if self.epochs.is_stopped() { May::Repair } else { May::Begin }
     }
 
-    pub(crate) fn on_timeout(&mut self, now: Instant, random: &mut Stream) {
+    /// When it rests, unless it does or something is under way.
+    fn rests_at(&self) -> Option<Instant> {
+        let idle = self.epochs.is_ready() && self.recovery.is_idle() && self.sending.is_idle();
+        idle.then(|| self.last_sent.max(self.last_received) + REST)
+    }
+
+    /// Gives back all room that an idle session does not need.
+    fn rest(&mut self) {
+        self.epochs.rest();
+        self.recovery.release();
+        self.acks.rest();
+        self.sending.rest();
+        self.receiving.rest();
+        self.settled = Settled::default();
+        self.delivered = Vec::new();
+        self.responses.shrink_to_fit();
+    }
+
+    /// True when it has gone to rest by that.
+    pub(crate) fn on_timeout(&mut self, now: Instant, random: &mut Stream) -> bool {
         self.epochs.on_timeout(now);
         let pace = self.pace(now);
         let _moved = self.paths.on_timeout(pace, random);
@@ -339,11 +362,12 @@ impl Transport {
         self.ping_due |= self.paths.is_confirmation_due(now);
         if now.since(self.last_sent) >= KEEPALIVE {
             self.ping_due = true;
-            if self.recovery.release() {
-                // Nor does a session that is idle hold room for what becomes of the next transfer.
-                self.settled = Settled::default();
-            }
         }
+        let rests = self.rests_at().is_some_and(|at| at <= now);
+        if rests {
+            self.rest();
+        }
+        rests
     }
 
     pub(crate) fn deadlines(&self) -> impl Iterator<Item = (Timer, Instant)> {
@@ -357,6 +381,7 @@ impl Transport {
             (Timer::PreviousEpoch, self.epochs.deadline()),
             (Timer::KeyRotation, Some(self.epochs.worn_at())),
             (Timer::PathValidation, self.paths.deadline()),
+            (Timer::Forget, self.rests_at()),
         ]
         .into_iter()
         .filter_map(|(timer, at)| Some((timer, at?)))

@@ -4,6 +4,7 @@ use crate::id::PortId;
 use crate::limits::{AMPLIFICATION, BATCH_BYTES, DATAGRAM_MIN, PATH_PROBES};
 use crate::random::Stream;
 use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::net::{IpAddr, SocketAddr};
 
@@ -138,14 +139,14 @@ pub(crate) struct Paths {
     /// in front of it; a client takes packets of its server's addresses only.
     doubts: bool,
     highest: u64,
-    candidate: Option<Candidate>,
+    candidate: Option<Box<Candidate>>,
     /// No other candidate is probed before.
     not_before: Instant,
     goals: VecDeque<Goal>,
     /// Left for a path that this side wanted: what still comes from there does not draw it back, since
     /// the peer may follow late, or not before it closes the old path. A port is left at all addresses.
     left: Option<Path>,
-    refuted: Option<Refuted>,
+    refuted: Option<Box<Refuted>>,
     /// When a ping is to go by the path that this side moved to: a peer that was asked at the old one
     /// just before may have taken the first packets from the new one for copies.
     confirm_at: Option<Instant>,
@@ -204,14 +205,15 @@ impl Paths {
         } else if self.candidate.is_none() {
             let pace = pace();
             if self.may_doubt(pace.now, path) {
-                self.candidate = Some(self.suspect(pace, path, len, random));
+                self.candidate = Some(Box::new(self.suspect(pace, path, len, random)));
                 self.probe_candidate(pace, random);
             }
         }
     }
 
     fn may_doubt(&self, now: Instant, path: Path) -> bool {
-        let refuted = self.refuted.filter(|refuted| refuted.path == path && refuted.until > now);
+        let refuted = self.refuted.as_ref();
+        let refuted = refuted.filter(|refuted| refuted.path == path && refuted.until > now);
         let room = self.outbox.len() + CANDIDATE_PROBES <= OUTBOX;
         self.not_before <= now && refuted.is_none() && !self.is_left(path) && room
     }
@@ -304,11 +306,11 @@ impl Paths {
 
     /// The peer is still at the old path.
     fn refute(&mut self, pace: Pace) {
-        let Some(Candidate { path, .. }) = self.candidate.take() else { return };
-        let before = self.refuted.filter(|refuted| refuted.path == path);
+        let Some(path) = self.candidate.take().map(|candidate| candidate.path) else { return };
+        let before = self.refuted.as_ref().filter(|refuted| refuted.path == path);
         let times = before.map_or(0, |refuted| refuted.times + 1);
         let until = pace.now + (pace.pto * (1 << times.min(8))).min(REFUTED_MAX);
-        self.refuted = Some(Refuted { path, times, until });
+        self.refuted = Some(Box::new(Refuted { path, times, until }));
     }
 
     /// Moves if the candidate is proven and the old path silent.
@@ -317,7 +319,7 @@ impl Paths {
             let silent = |old: &Old| old.silent().is_some_and(|at| at <= now);
             candidate.answered && candidate.old.as_ref().is_none_or(silent)
         };
-        let Some(path) = self.candidate.as_ref().filter(proven).map(|c| c.path) else {
+        let Some(path) = self.candidate.as_deref().filter(proven).map(|c| c.path) else {
             return false;
         };
         self.set_home(path);

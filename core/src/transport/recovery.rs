@@ -197,13 +197,16 @@ impl Recovery {
         self.in_flight.push_back(Entry { seq, at, size_probe, packet: Some(packet) });
     }
 
-    /// Gives the room for what is in flight back, if nothing is; true if so.
-    pub(crate) fn release(&mut self) -> bool {
-        let idle = self.in_flight.is_empty();
-        if idle {
+    /// Whether nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Gives the room for what is in flight back, if nothing is.
+    pub(crate) fn release(&mut self) {
+        if self.is_idle() {
             self.in_flight = VecDeque::new();
         }
-        idle
     }
 
     /// Fragments of the oldest packets in flight, to send again in a probe.

@@ -61,24 +61,24 @@ fn keys() -> PacketKeys {
     PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &NullCipher)
 }
 
-fn seal(keys: &PacketKeys, seq: u32, datagram: &mut [u8]) -> usize {
+fn seal(keys: &mut PacketKeys, seq: u32, datagram: &mut [u8]) -> usize {
     let at = UnixMs(1_700_000_000_000);
     keys.seal(seq.into(), at, PacketType::File, datagram, SIZE - OVERHEAD)
 }
 
 fn packet_seal(calls: u32) {
-    let (keys, mut datagram) = (keys(), vec![0; SIZE]);
+    let (mut keys, mut datagram) = (keys(), vec![0; SIZE]);
     for seq in 0..calls {
         measured_section(&mut || {
-            black_box(seal(&keys, seq, &mut datagram));
+            black_box(seal(&mut keys, seq, &mut datagram));
         });
     }
 }
 
 fn packet_open(calls: u32) {
-    let (keys, mut datagram) = (keys(), vec![0; SIZE]);
+    let (mut keys, mut datagram) = (keys(), vec![0; SIZE]);
     for seq in 0..calls {
-        seal(&keys, seq, &mut datagram);
+        seal(&mut keys, seq, &mut datagram);
         measured_section(&mut || {
             let header = Header::decode(&datagram).expect("it is well made");
             let found = keys.seq(&header).expect("it is of this key");

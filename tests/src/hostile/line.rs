@@ -80,7 +80,7 @@ impl Hostile {
         let private = self.private_key();
         let public = private.public();
         let birth = Birth { secret: &secret, timestamp, nonce };
-        let link = Link::new(Direction::C2s, &birth, private);
+        let mut link = Link::new(Direction::C2s, &birth, private);
         let mut offer = rotation("offer", 1, Some(&public));
         offer["server_id"] = json!(self.server_id);
         let mut plaintext = frames::plaintext(&[json!({"signal": offer})]).ok()?;

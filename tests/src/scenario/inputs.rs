@@ -179,7 +179,7 @@ pub(super) fn hello(world: &mut World, step: &mut Fields) -> Outcome {
     let mut plaintext = frames::plaintext(&list)?;
     plaintext.resize(length - OVERHEAD, 0);
     let birth = Birth { secret: &secret, timestamp, nonce };
-    let link = Link::new(Direction::C2s, &birth, private);
+    let mut link = Link::new(Direction::C2s, &birth, private);
     let iv_seq = step.maybe("bad_iv").map(|_| nonce ^ 1);
     let packet = Packet { epoch: 0, seq: nonce, iv_seq, kind, timestamp, plaintext: &plaintext };
     let bytes = link.seal_hello(&secret, &packet)?;

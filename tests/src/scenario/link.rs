@@ -166,8 +166,9 @@ impl Link {
     ///
     /// # Errors
     /// When there are no keys of its epoch.
-    pub(crate) fn seal(&self, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
-        let pair = self.epochs.get(&packet.epoch).ok_or("the peer has no keys of that epoch")?;
+    pub(crate) fn seal(&mut self, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
+        let pair =
+            self.epochs.get_mut(&packet.epoch).ok_or("the peer has no keys of that epoch")?;
         let (length, iv_seq) = (packet.plaintext.len(), packet.iv_seq.unwrap_or(packet.seq));
         let mut out = vec![0; OVERHEAD + length + 16];
         out[HEADER_LEN..HEADER_LEN + length].copy_from_slice(packet.plaintext);
@@ -182,9 +183,13 @@ impl Link {
     ///
     /// # Errors
     /// See [`Self::seal`].
-    pub(crate) fn seal_hello(&self, secret: &Secret<32>, packet: &Packet<'_>) -> Outcome<Vec<u8>> {
+    pub(crate) fn seal_hello(
+        &mut self,
+        secret: &Secret<32>,
+        packet: &Packet<'_>,
+    ) -> Outcome<Vec<u8>> {
         let mut out = self.seal(packet)?;
-        let pair = self.epochs.get(&0).ok_or("there is no epoch 0")?;
+        let pair = self.epochs.get_mut(&0).ok_or("there is no epoch 0")?;
         let id = Identity::new(&hello_id(secret)).message_id(packet.seq);
         let length = packet.plaintext.len();
         out.resize(OVERHEAD + length + 16, 0);
@@ -217,8 +222,10 @@ impl Link {
     /// When it is, and breaks a rule that the peer holds it to.
     pub(crate) fn open(&mut self, datagram: &[u8]) -> Outcome<Option<Opened>> {
         let Some(header) = Header::decode(datagram) else { return Ok(None) };
-        let fits = |pair: &EpochPair| pair.theirs.seq(&header);
-        let found = self.epochs.iter().rev().find_map(|(n, pair)| Some((*n, pair, fits(pair)?)));
+        let found = self.epochs.iter_mut().rev().find_map(|(epoch, pair)| {
+            let seq = pair.theirs.seq(&header)?;
+            Some((*epoch, pair, seq))
+        });
         let Some((epoch, pair, seq)) = found else { return Ok(None) };
         if !pair.theirs.iv_fits(&header, seq) {
             return Err("the machine sent a packet whose IV does not fit".to_owned());
@@ -247,9 +254,9 @@ impl Link {
     ///
     /// # Errors
     /// When it does not open, or is malformed.
-    pub(crate) fn open_hello(&self, nonce: u64, datagram: &[u8]) -> Outcome<Opened> {
+    pub(crate) fn open_hello(&mut self, nonce: u64, datagram: &[u8]) -> Outcome<Opened> {
         let header = Header::decode(datagram).ok_or("a hello without a header")?;
-        let pair = self.epochs.get(&0).ok_or("there is no epoch 0")?;
+        let pair = self.epochs.get_mut(&0).ok_or("there is no epoch 0")?;
         if !pair.theirs.iv_fits(&header, nonce) {
             return Err("the machine sent a hello whose IV does not fit".to_owned());
         }

@@ -64,7 +64,7 @@ pub(crate) fn packet_bare(words: &[String]) -> Result<(), String> {
 /// the account that a session keeps of it.
 pub(crate) fn packet_layer(words: &[String]) -> Result<(), String> {
     let count = word(words, 0)?;
-    let keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &AwsLc);
+    let mut keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &AwsLc);
     let one = |size: usize| {
         let mut datagram = vec![7; size];
         let each = nanoseconds(count, |seq| {
