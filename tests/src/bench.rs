@@ -221,6 +221,14 @@ impl Rig {
         }
     }
 
+    /// Lets all sessions become idle: nothing is under way, and nothing was for a second.
+    pub fn idle(&mut self) {
+        (0..3).for_each(|_| self.settle());
+        for client in 0..self.clients.len() {
+            self.pass(Duration::from_millis(1000 / self.clients.len() as u64 + 1), client);
+        }
+    }
+
     /// Lets time pass for the server and one client.
     pub fn pass(&mut self, time: Duration, client: usize) {
         self.now.mono = self.now.mono + time;

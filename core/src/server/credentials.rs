@@ -232,6 +232,8 @@ impl Credentials {
         let own = if credential.is_retired() { &mut file.retired } else { &mut file.held };
         let held = Held::new(now, credential);
         self.next_death = self.next_death.into_iter().chain(held.dies).min();
+        // One as a rule, and at most a few.
+        own.reserve_exact(1);
         own.push(held);
         own.sort_by_key(|held| held.credential.timestamp);
     }

@@ -40,8 +40,8 @@ use zeroize::Zeroizing;
 const RESPONSES: usize = 4;
 
 /// A session that was silent for so long has its keys expanded again, and its queues made anew, with its
-/// next packet: that costs less than a microsecond, and an idle session next to nothing.
-const REST: Duration = Duration::from_millis(100);
+/// next packet: that costs less than a microsecond. Not before the last ACK has had its time.
+const REST: Duration = ack::MAX_ACK_DELAY;
 
 /// What a packet brought besides acknowledgements.
 #[derive(Debug, Default)]
