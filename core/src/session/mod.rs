@@ -2,6 +2,7 @@
 
 mod batch;
 mod compromise;
+mod endings;
 mod moves;
 mod phase;
 mod ping;
@@ -13,7 +14,7 @@ use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
 use crate::error::{CloseReason, DropReason, SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{DATAGRAM_MAX, FATAL_COPIES, MESSAGE_MAX, OFFERS_BURST, OFFERS_PER_SECOND};
+use crate::limits::{MESSAGE_MAX, OFFERS_BURST, OFFERS_PER_SECOND};
 use crate::random::Random;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
@@ -22,12 +23,10 @@ use crate::transport::path::Path;
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::json::Object;
-use crate::wire::message::{ErrorCode, ErrorMessage, Message, Presence, Side, Status};
+use crate::wire::message::{Message, Presence, Side, Status};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::ToString;
-use alloc::vec;
-use phase::{Parting, Phase};
+use phase::Phase;
 use rotation::Rotation;
 use transfer::Transfers;
 
@@ -331,24 +330,6 @@ impl Session {
         }
     }
 
-    /// The peer ended the session: keys go at once, and nothing is answered.
-    fn take_fatal(&mut self, error: ErrorMessage) {
-        let ErrorMessage { code, message, now, .. } = error;
-        self.close(CloseReason::Refused { code, message, now });
-    }
-
-    /// The client's goodbye: its ack is our last packet (PROTOCOL 5.5).
-    fn take_goodbye(&mut self, now: Now) {
-        let Some(transport) = self.phase.transport_mut() else { return };
-        let mut out = vec![0; DATAGRAM_MAX];
-        let len = transport.last_ack(now, &mut out).unwrap_or(0);
-        out.truncate(len);
-        let interval = Duration::ZERO;
-        self.phase = Phase::Parting(Parting { datagram: out, left: 1, at: now.mono, interval });
-        self.rotation = Rotation::default();
-        self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
-    }
-
     /// Queues a message.
     pub(crate) fn send(
         &mut self,
@@ -379,64 +360,6 @@ impl Session {
         self.phase.transport().is_some_and(|transport| transport.sending.has_room())
     }
 
-    fn violate(&mut self, now: Now, violation: Violation) {
-        self.fatal(
-            now,
-            ErrorCode::Protocol,
-            &violation.to_string(),
-            CloseReason::Violated(violation),
-        );
-    }
-
-    /// Ends the session with a fatal error (PROTOCOL 5.3).
-    pub(crate) fn end(&mut self, now: Now, code: ErrorCode, message: &str) {
-        self.fatal(now, code, message, CloseReason::Ended(code));
-    }
-
-    fn fatal(&mut self, now: Now, code: ErrorCode, message: &str, reason: CloseReason) {
-        let Some(transport) = self.phase.transport_mut() else { return };
-        let error = Message::Error(ErrorMessage {
-            code,
-            message: message.to_string(),
-            fatal: true,
-            id: None,
-            now: None,
-        });
-        let interval = transport.recovery.rtt.pto();
-        let datagram = transport.seal_signal(now, PacketType::Error, &error.encode());
-        let parting = Parting { datagram, left: FATAL_COPIES, at: now.mono, interval };
-        self.phase = Phase::Parting(parting);
-        self.rotation = Rotation::default();
-        self.events.push_back(SessionEvent::Closed(reason));
-    }
-
-    /// Says goodbye (PROTOCOL 5.5): what was sent before it is repaired until the ack, at most 3 PTO.
-    pub(crate) fn leave(&mut self, now: Now) {
-        if matches!(self.phase, Phase::Leaving(..)) {
-            return;
-        }
-        let goodbye =
-            Presence { member: Default::default(), status: Status::Offline, since: now.wall };
-        let sent = self.send(&Message::Presence(goodbye), None);
-        match (core::mem::replace(&mut self.phase, Phase::Over), sent) {
-            (Phase::Open(transport) | Phase::HalfOpen(transport), Ok(())) => {
-                let until = now.mono + transport.recovery.rtt.pto() * 3;
-                self.phase = Phase::Leaving(transport, until);
-            }
-            (ending @ (Phase::Signalling(_) | Phase::Replacing(_) | Phase::Echo(_)), _) => {
-                self.phase = ending;
-            }
-            _ => self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye)),
-        }
-    }
-
-    /// Wipes all keys without a word.
-    pub(crate) fn discard(&mut self) {
-        self.phase = Phase::Over;
-        self.rotation = Rotation::default();
-        self.events.clear();
-    }
-
     /// A deadline may have come.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
@@ -458,20 +381,6 @@ impl Session {
             Phase::Signalling(signal) => signal.epochs.on_timeout(now.mono),
             Phase::Echo(echo) if echo.until <= now.mono => self.phase = Phase::Over,
             _ => {}
-        }
-    }
-
-    /// Wipes all keys, and says why.
-    fn close(&mut self, reason: CloseReason) {
-        self.phase = Phase::Over;
-        self.rotation = Rotation::default();
-        self.events.push_back(SessionEvent::Closed(reason));
-    }
-
-    /// The goodbye, and all before it, is acknowledged.
-    fn left(&mut self) {
-        if matches!(&self.phase, Phase::Leaving(transport, _) if transport.sending.is_idle()) {
-            self.close(CloseReason::Goodbye);
         }
     }
 

@@ -39,6 +39,8 @@ use zeroize::Zeroizing;
 /// again.
 const RESPONSES: usize = 4;
 
+/// Longest time that an answer by a path is waited for.
+const PATH_PTO_MAX: Duration = Duration::from_secs(4);
 /// A session that was silent for so long has its keys expanded again, and its queues made anew, with its
 /// next packet: that costs less than a microsecond. Not before the last ACK has had its time.
 const REST: Duration = ack::MAX_ACK_DELAY;
@@ -403,9 +405,11 @@ impl Transport {
     }
 }
 
+/// By what a path is judged. The estimate may say a minute, of a peer that slept and acknowledged on
+/// waking what it was sent before: that says nothing of a path.
 fn pace(recovery: &Recovery, now: Instant) -> Pace {
-    let rtt = &recovery.rtt;
-    Pace { now, pto: rtt.pto(), rtt: rtt.smoothed().unwrap_or_else(|| rtt.pto()) }
+    let pto = recovery.rtt.pto().min(PATH_PTO_MAX);
+    Pace { now, pto, rtt: recovery.rtt.smoothed().map_or(pto, |rtt| rtt.min(PATH_PTO_MAX)) }
 }
 
 /// The CHUNK that is all there is in a packet: what nearly every packet of a file is.
@@ -466,4 +470,29 @@ pub(crate) fn seal_signal_in(
     let (_, len) = epochs.seal(epoch, now.wall, kind, &mut out, len)?;
     out.truncate(len);
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_slept_does_not_slow_the_judgement_of_paths() {
+        let at = |ms: u64| Instant::from_micros(ms * 1000);
+        let mut recovery = Recovery::default();
+        for (seq, ms, rtt) in [(1, 0, 20), (2, 1000, 20), (3, 2000, 39_000)] {
+            let (size, fragments) = (64, Vec::new());
+            let (chunk, acked) = (None, None);
+            recovery.sent(recovery::Sent { seq, at: at(ms), size, fragments, chunk, acked });
+            let mut out = [0; 64];
+            let mut writer = Writer::new(&mut out);
+            assert!(crate::wire::frame::write_ack(&mut writer, 0, [seq..=seq].into_iter()));
+            let len = writer.len();
+            let Some(Ok(Frame::Ack(ack))) = Frames::new(&out[..len]).next() else { panic!() };
+            recovery.on_ack(at(ms + rtt), &ack, seq + 1, &mut Settled::default()).unwrap();
+        }
+        assert!(recovery.rtt.pto() > Duration::from_secs(10), "{:?}", recovery.rtt.pto());
+        let pace = pace(&recovery, at(50_000));
+        assert!(pace.pto == PATH_PTO_MAX && pace.rtt == PATH_PTO_MAX, "{pace:?}");
+    }
 }

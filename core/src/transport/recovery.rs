@@ -18,9 +18,6 @@ use core::ops::Range;
 const PACKET_THRESHOLD: u64 = 3;
 const GRANULARITY: Duration = Duration::from_millis(1);
 const INITIAL_RTT: Duration = Duration::from_millis(333);
-/// Longest RTT that is believed. A peer that slept acknowledges on waking what it was sent before, which
-/// says nothing of the path: timers must not follow it into the minutes.
-const RTT_MAX: Duration = Duration::from_secs(4);
 /// PTOs of silence that make congestion persistent (RFC 9002 §7.6.1).
 const PERSISTENT_THRESHOLD: u32 = 3;
 /// Back-off stops doubling here; the idle timeout ends it all.
@@ -49,7 +46,6 @@ impl Default for Rtt {
 
 impl Rtt {
     fn sample(&mut self, latest: Duration, ack_delay: Duration) {
-        let latest = latest.min(RTT_MAX);
         self.latest = latest;
         let Some(min) = self.min else {
             (self.min, self.smoothed, self.variation) = (Some(latest), latest, latest / 2);
