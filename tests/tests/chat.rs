@@ -9,6 +9,7 @@ use clawchat_core::time::Duration;
 use clawchat_core::wire::message::{ErrorCode, ReceiptState, Status};
 use clawchat_tests::disk::DiskFaults;
 use clawchat_tests::net::{Link, Way};
+use clawchat_tests::oracle::Who;
 use clawchat_tests::world::{Process, Setup, World};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -272,4 +273,47 @@ fn everybody_learns_who_is_there() {
     world.expect("away", SOON, |world| last(world) == Some(Status::Away));
     world.with_client(bob, |client, now| client.leave(now));
     world.expect("offline", SOON, |world| last(world) == Some(Status::Offline));
+}
+
+/// How long chats of a member take until it is told that they are stored, in milliseconds: the 99th of a
+/// hundred.
+fn stored_within(world: &mut World, process: Process) -> f64 {
+    let mut times: Vec<u64> = (0..100)
+        .map(|_| {
+            let (begun, chat) = (world.now(), world.say(process, "@server", "quick?").unwrap());
+            world.expect("a receipt", SOON, |world| !world.receipts(process, chat).is_empty());
+            let took = world.now() - begun;
+            world.run(Duration::from_millis(50));
+            took
+        })
+        .collect();
+    times.sort_unstable();
+    times[98] as f64 / 1000.0
+}
+
+/// A hundred megabits a second and 20 ms, and a router that holds a round trip's worth: what is sent at
+/// full speed waits there, and whatever is sent beside it too, but for no longer than that.
+#[test]
+fn chat_stays_quick_beside_files() {
+    let mut world = world(20);
+    let ann = world.join("ann");
+    let link = Link { rate: 12_500_000, queue: 125_000, mtu: 1_500, jitter: 0, ..Link::CLEAN };
+    world.net.set_both(ann, link);
+    let idle = stored_within(&mut world, ann);
+    let sizes: Vec<_> = (0..3).map(|_| world.send_file(ann, "@server", 1 << 40).unwrap()).collect();
+    world.run(Duration::from_secs(3));
+    let before: Vec<_> =
+        sizes.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
+    let begun = world.now();
+    let beside = stored_within(&mut world, ann);
+    let seconds = (world.now() - begun) as f64 / 1e6;
+    let after: Vec<_> =
+        sizes.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
+    let moved: Vec<_> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    let rate = moved.iter().sum::<u64>() as f64 / seconds;
+    eprintln!("{idle} ms idle, {beside} ms beside {rate:.0} bytes a second of files: {moved:?}");
+    assert!(rate > 9e6, "the files use the link: {rate}");
+    let (least, most) = (moved.iter().min().unwrap(), moved.iter().max().unwrap());
+    assert!(most - least < most / 10, "they share it: {moved:?}");
+    assert!(beside < 2.0 * idle, "{beside} ms beside files, {idle} ms without");
 }

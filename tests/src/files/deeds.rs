@@ -605,7 +605,7 @@ impl World {
     }
 
     /// How many bytes of a file somebody has, or would have after a crash.
-    pub(crate) fn file_bytes(&self, who: Who, from: &str, id: ChatId, size: u64) -> u64 {
+    pub fn file_bytes(&self, who: Who, from: &str, id: ChatId, size: u64) -> u64 {
         let key = (from.to_string(), id, size);
         let (hosted, held) = match who {
             Who::Server if self.disk.has_file(from, id) => return size,
