@@ -52,7 +52,7 @@ impl EpochState {
     ) -> Self {
         Self {
             epoch,
-            open: PacketKeys::new(&keys, own.reverse(), provider),
+            open: PacketKeys::opening(&keys, own.reverse(), provider),
             send: SendKeys {
                 packet: PacketKeys::new(&keys, own, provider),
                 own_mac: direction_key(&keys.mac_key, own),
