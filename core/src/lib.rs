@@ -19,6 +19,7 @@
 //!    until it can. To drop it is packet loss, which the machine survives.
 //! 6. Answer each action once. One that is never answered counts as failed after ten minutes.
 //! 7. `poll_timeout` names the moment to call `handle_timeout`. To call it early or often is harmless.
+//!    Datagrams that arrived together are cheaper as one batch; they mean what each would mean alone.
 //! 8. Nothing that the network sends is an `Err`. What does not open is dropped in silence.
 //!
 //! # A run loop

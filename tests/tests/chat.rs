@@ -280,7 +280,8 @@ fn everybody_learns_who_is_there() {
 fn stored_within(world: &mut World, process: Process) -> f64 {
     let mut times: Vec<u64> = (0..100)
         .map(|_| {
-            let (begun, chat) = (world.now(), world.say(process, "@server", "quick?").unwrap());
+            let begun = world.now();
+            let chat = world.say(process, "@server", "quick?").expect("it has a session");
             world.expect("a receipt", SOON, |world| !world.receipts(process, chat).is_empty());
             let took = world.now() - begun;
             world.run(Duration::from_millis(50));
@@ -300,15 +301,15 @@ fn chat_stays_quick_beside_files() {
     let link = Link { rate: 12_500_000, queue: 125_000, mtu: 1_500, jitter: 0, ..Link::CLEAN };
     world.net.set_both(ann, link);
     let idle = stored_within(&mut world, ann);
-    let sizes: Vec<_> = (0..3).map(|_| world.send_file(ann, "@server", 1 << 40).unwrap()).collect();
+    let files: Vec<_> = (0..3).map(|_| world.send_file(ann, "@server", 1 << 40).unwrap()).collect();
     world.run(Duration::from_secs(3));
     let before: Vec<_> =
-        sizes.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
+        files.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
     let begun = world.now();
     let beside = stored_within(&mut world, ann);
     let seconds = (world.now() - begun) as f64 / 1e6;
     let after: Vec<_> =
-        sizes.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
+        files.iter().map(|id| world.file_bytes(Who::Server, "ann", *id, 1 << 40)).collect();
     let moved: Vec<_> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
     let rate = moved.iter().sum::<u64>() as f64 / seconds;
     eprintln!("{idle} ms idle, {beside} ms beside {rate:.0} bytes a second of files: {moved:?}");
