@@ -354,6 +354,27 @@ fn a_source_that_changes_begins_anew_and_says_so() {
 }
 
 #[test]
+fn a_file_that_changes_within_a_folder_fails_with_advice() {
+    let scene = Scene::new();
+    let folder = scene.path("notes");
+    std::fs::create_dir(&folder).unwrap();
+    let (small, large) = (folder.join("small.txt"), folder.join("large.bin"));
+    make(&small, 4, 100);
+    std::fs::File::create(&large).unwrap().set_len(900 << 20).unwrap();
+    let parts = scene.sandbox.state().join("spool/parts");
+    let sending = Process::start(scene.send("@server", &[&folder]));
+    wait_for_part(&parts);
+    std::fs::write(&large, "something else").unwrap();
+    let failed = sending.end().expect(1);
+    let said = |word: &str| failed.err.lines().any(|line| line.contains(word));
+    assert!(said("large.bin") && said("send it again"), "{failed:?}");
+    // As it is now, it goes.
+    drop(Process::start(scene.send("@server", &[&folder])).end().expect(0));
+    let inbox = scene.sandbox.state().join("inbox");
+    wait_until("it is there", || names(&inbox).iter().any(|name| name.starts_with("notes")));
+}
+
+#[test]
 fn a_program_hears_of_all_that_happens() {
     let scene = Scene::new();
     let path = scene.path("a.bin");
