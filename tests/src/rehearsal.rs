@@ -7,7 +7,7 @@ use crate::storm::{Chaos, MEMBERS};
 use crate::world::{Process, World};
 use clawchat_core::client::{self, Client};
 use clawchat_core::limits::IDLE_TIMEOUT;
-use clawchat_core::server::SessionStatus;
+use clawchat_core::server::{Server, SessionStatus};
 use clawchat_core::time::Duration;
 
 /// A client that wakes up has found its server by then: silence is noticed, a pause made, a hello sent
@@ -72,6 +72,12 @@ impl Chaos {
         let ends = ends(&self.world, &[process]);
         let path = |world: &World| world.client_machine(process).and_then(Client::path);
         let begin = path(&self.world);
+        // A server whose clock was set may have closed the port that its client still takes for the right
+        // one: the client finds out by that it is silent.
+        let open = self.world.server_machine().map(Server::open_ports);
+        if !begin.zip(open).is_some_and(|(path, open)| open.contains(&path.remote.port())) {
+            return;
+        }
         self.world.rebind(process);
         let _ = self.world.say(process, "#lobby", "from elsewhere");
         let moved = |world: &World| {
@@ -178,7 +184,9 @@ impl Chaos {
             match self.rng.below(4) {
                 0 => self.world.rotate_by_client(who),
                 1 => self.world.rotate_by_server(None),
-                2 => self.world.rebind(who),
+                // What waits at a slow link comes from the old address for seconds: the port may close
+                // before the server has followed.
+                2 if !slow => self.world.rebind(who),
                 _ => {
                     let _ = self.world.say(who, "#lobby", "meanwhile");
                 }

@@ -34,6 +34,8 @@ pub(crate) enum Deed {
 
 /// Nobody lives so long, microseconds.
 const NEVER: u64 = u64::MAX / 2;
+/// More of a file than this is never taken, bytes.
+const ENDLESS: u64 = 1 << 32;
 
 impl World {
     /// Plans a deed of a host.
@@ -297,17 +299,20 @@ impl World {
         let (key, member) = (key(&offer), self.member_of(who));
         let size = offer.size;
         let disk = self.files.members.get(&member);
-        let unwanted = disk.is_some_and(|disk| disk.refused.contains(&key));
+        let whole = match who {
+            Who::Server => self.disk.has_file(&offer.from, offer.id),
+            Who::Client(_) => disk.is_some_and(|disk| disk.finished.contains(&key)),
+        };
+        // One of petabytes whose beginning was forgotten would never end.
+        let endless = !whole && size - bytes(&self.held(who).of(&key)) > ENDLESS;
+        let disk = self.files.members.get(&member);
+        let unwanted = endless || disk.is_some_and(|disk| disk.refused.contains(&key));
         if unwanted || self.rng.chance(self.files.faults.refuse) {
             self.fault("refused file");
             self.cancel_file(who, transfer, "it is not wanted");
             self.note_refused(who, &offer);
             return;
         }
-        let whole = match who {
-            Who::Server => self.disk.has_file(&offer.from, offer.id),
-            Who::Client(_) => disk.is_some_and(|disk| disk.finished.contains(&key)),
-        };
         let mut have = self.held(who).of(&key);
         if whole {
             have.insert(0..size);

@@ -15,7 +15,7 @@ const NAMES: [&str; 10] =
 /// Size of a file that comes in pieces.
 const PIECED: u64 = 1 << 18;
 /// Most bytes of a file that she lets come.
-const TAKEN: u64 = 4 << 20;
+const TAKEN: u64 = 30_000;
 /// Largest file that is sent as it should be.
 const WHOLE: u64 = 3_000;
 
