@@ -119,9 +119,10 @@ impl Sockets {
         wait(self.bound.iter().map(|bound| bound.io.readable())).await;
     }
 
-    /// Waits until a socket may take something.
-    pub(crate) async fn writable(&self) {
-        wait(self.bound.iter().map(|bound| bound.io.writable())).await;
+    /// Waits until the socket for an address family may take something. The other one always may.
+    pub(crate) async fn writable(&self, v4: bool) {
+        let bound = self.bound.iter().filter(|bound| bound.v4 == v4);
+        wait(bound.map(|bound| bound.io.writable())).await;
     }
 }
 

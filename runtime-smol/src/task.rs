@@ -17,6 +17,8 @@ use smol::channel::{Receiver, Sender, TryRecvError, unbounded};
 use smol::future::FutureExt;
 use std::sync::Arc;
 
+/// Commands that are taken before the network has its turn.
+const COMMANDS: u32 = 16;
 /// Receives of one turn.
 const RECEIVES: usize = 16;
 /// Batches of files that one turn sends: what arrives meanwhile must not wait for long.
@@ -57,6 +59,8 @@ pub(crate) struct Task {
     more: bool,
     /// Something may have arrived meanwhile: to look costs less than to be told.
     look: bool,
+    /// Commands taken since the network was last looked at or waited for.
+    in_a_row: u32,
     /// Fires when the machine's deadline has come, or earlier: to set it anew wakes the reactor.
     timer: Timer,
     /// When it fires, on the machine's clock.
@@ -106,6 +110,7 @@ impl Task {
             scratch: vec![0; DATAGRAM_MAX],
             more: false,
             look: false,
+            in_a_row: 0,
             timer: Timer::never(),
             fires: None,
             waiting: None,
@@ -158,16 +163,24 @@ impl Task {
     }
 
     /// What there is to do without waiting.
-    fn at_hand(&self) -> Option<Woken> {
-        match self.commands.as_ref().map(Receiver::try_recv) {
-            Some(Ok(command)) => return Some(Woken::Command(command)),
-            Some(Err(TryRecvError::Closed)) => return Some(Woken::NoHandle),
-            Some(Err(TryRecvError::Empty)) | None => {}
-        }
+    fn at_hand(&mut self) -> Option<Woken> {
         if let Ok((op, outcome)) = self.completions.1.try_recv() {
             return Some(Woken::Completion(op, outcome));
         }
-        (self.more || self.look).then_some(Woken::Readable)
+        // Who always has another command must not keep the task from the network.
+        if self.in_a_row < COMMANDS {
+            match self.commands.as_ref().map(Receiver::try_recv) {
+                Some(Ok(command)) => {
+                    self.in_a_row += 1;
+                    return Some(Woken::Command(command));
+                }
+                Some(Err(TryRecvError::Closed)) => return Some(Woken::NoHandle),
+                Some(Err(TryRecvError::Empty)) | None => {}
+            }
+        }
+        let look = self.more || self.look || self.in_a_row >= COMMANDS;
+        self.in_a_row = 0;
+        look.then_some(Woken::Readable)
     }
 
     /// Sets the timer, unless it fires before the deadline anyway.
@@ -189,6 +202,7 @@ impl Task {
 
     async fn wait(&mut self) -> Woken {
         self.set_timer();
+        let held = self.is_held();
         let timer = &mut self.timer;
         let fires = &mut self.fires;
         let readable = async {
@@ -197,8 +211,11 @@ impl Task {
         };
         let writable = async {
             match self.waiting {
-                Some(_) => self.sockets.writable().await,
-                None => smol::future::pending().await,
+                Some((transmit, _)) if !held => {
+                    self.sockets.writable(transmit.path.remote.is_ipv4()).await;
+                }
+                // Held, it sends nothing however writable the socket is.
+                Some(_) | None => smol::future::pending().await,
             }
             Woken::Writable
         };

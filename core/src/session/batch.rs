@@ -26,7 +26,7 @@ impl Batch {
     /// header, if all are well-formed and one pass is worth it.
     pub(crate) fn read(&mut self, datagrams: &[u8], stride: usize) -> Option<&Header> {
         self.headers.clear();
-        if datagrams.len() <= stride * (WORTH - 1) {
+        if datagrams.len() <= stride.saturating_mul(WORTH - 1) {
             return None;
         }
         for datagram in datagrams.chunks(stride).take(Self::MOST) {

@@ -225,7 +225,7 @@ impl Session {
 
     /// Says what of that found no place in the channel before.
     pub(super) fn end_files(&mut self) {
-        if self.transfers.end_waits && self.has_room() {
+        if self.transfers.end_waits && self.is_open() && self.has_room() {
             self.transfers.end_waits = false;
             for count in self.transfers.outgoing.keys().copied().collect::<Vec<_>>() {
                 self.end_file(count);

@@ -345,11 +345,12 @@ impl Epochs {
             (Slot::Previous | Slot::Older, ..) => (None, None),
         };
         let keys = keys.ok_or(DropReason::NoKey)?;
-        if !iv_fits && !keys.iv_fits(header, seq) {
-            return Err(DropReason::Iv);
-        }
+        // Before the IV, which keys at rest would have to be expanded for.
         if !self.replay.may_open(seq) || below.is_some_and(|lowest| seq >= lowest) {
             return Err(DropReason::Replay);
+        }
+        if !iv_fits && !keys.iv_fits(header, seq) {
+            return Err(DropReason::Iv);
         }
         let plaintext = keys.open(header, datagram)?;
         self.replay.opened(seq);

@@ -330,8 +330,8 @@ impl Transport {
 
     /// When it rests, unless it does or something is under way.
     fn rests_at(&self) -> Option<Instant> {
-        let idle = self.epochs.is_ready() && self.recovery.is_idle() && self.sending.is_idle();
-        idle.then(|| self.last_sent.max(self.last_received) + REST)
+        let idle = self.recovery.is_idle() && self.sending.is_idle() && self.acks.due().is_none();
+        (idle && self.epochs.is_ready()).then(|| self.last_sent.max(self.last_received) + REST)
     }
 
     /// Gives back all room that an idle session does not need.
@@ -408,8 +408,10 @@ impl Transport {
 /// By what a path is judged. The estimate may say a minute, of a peer that slept and acknowledged on
 /// waking what it was sent before: that says nothing of a path.
 fn pace(recovery: &Recovery, now: Instant) -> Pace {
-    let pto = recovery.rtt.pto().min(PATH_PTO_MAX);
-    Pace { now, pto, rtt: recovery.rtt.smoothed().map_or(pto, |rtt| rtt.min(PATH_PTO_MAX)) }
+    // An honest answer takes no less than the least RTT.
+    let most = recovery.rtt.min().map_or(PATH_PTO_MAX, |least| PATH_PTO_MAX.max(least * 2));
+    let pto = recovery.rtt.pto().min(most);
+    Pace { now, pto, rtt: recovery.rtt.smoothed().map_or(pto, |rtt| rtt.min(most)) }
 }
 
 /// The CHUNK that is all there is in a packet: what nearly every packet of a file is.

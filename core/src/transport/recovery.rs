@@ -64,6 +64,11 @@ impl Rtt {
         self.smoothed + (self.variation * 4).max(GRANULARITY) + MAX_ACK_DELAY
     }
 
+    /// The least RTT of the path, once there was a sample.
+    pub(crate) const fn min(&self) -> Option<Duration> {
+        self.min
+    }
+
     /// The smoothed RTT, once there was a sample.
     pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.min.map(|_| self.smoothed)
@@ -432,7 +437,6 @@ impl Recovery {
     /// to messages, so that they need not wait for a round trip. If only the pacer holds them back,
     /// [`Self::pacing_deadline`] tells until when.
     pub(crate) fn batch(&mut self, now: Instant) -> usize {
-        self.held = None;
         let size = self.mtu.size() as u64;
         let window = self.controller.window();
         // The smallest window has room for a file too.
@@ -441,6 +445,7 @@ impl Recovery {
         if room == 0 {
             return 0;
         }
+        self.held = None;
         let flow = self.flow(size);
         let paced = self.pacer.allowed(now, &flow) / size;
         if paced == 0 {
