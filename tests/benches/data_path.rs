@@ -1,14 +1,14 @@
-//! What a packet costs, from the bare cipher up to both machines: each group has its floor first, so that
-//! one run tells how much is put on top. `cargo bench -p clawchat-tests`.
+//! What a packet costs, from the bare cipher up to both machines: the floor first, so that one run tells how
+//! much is put on top. `cargo bench -p clawchat-tests --bench data_path`.
 
 use clawchat_core::crypto::aead::{AwsLc, CipherProvider, RustCrypto};
 use clawchat_core::crypto::derive::{Direction, derive};
 use clawchat_core::crypto::packet::PacketKeys;
 use clawchat_core::limits::OVERHEAD;
 use clawchat_core::secret::Secret;
-use clawchat_core::time::{Duration, UnixMs};
+use clawchat_core::time::UnixMs;
 use clawchat_core::wire::header::{Header, PacketType};
-use clawchat_tests::bench::{FileRun, NullCipher, Rig};
+use clawchat_tests::bench::FileRun;
 use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Instant;
@@ -68,30 +68,5 @@ fn packet(c: &mut Criterion) {
     group.finish();
 }
 
-/// A ping and its pong at a server: a whole turn of its driver, with few sessions and with many.
-fn sessions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("server turn");
-    for sessions in [100, 10_000] {
-        let mut rig = Rig::new(sessions, &NullCipher);
-        let mut next = 0;
-        group.bench_function(BenchmarkId::new("ping to pong", sessions), |b| {
-            b.iter_custom(|count| {
-                let mut spent = Duration::ZERO;
-                for _ in 0..count {
-                    next = (next + 1) % 64;
-                    let (mut ping, mut pong) = (rig.ping(next), rig.reply());
-                    let started = Instant::now();
-                    assert_eq!(rig.serve(&mut ping, &mut pong), 64);
-                    spent += started.elapsed();
-                    rig.to_client(next, pong);
-                    rig.pass(Duration::from_micros(100), next);
-                }
-                spent
-            });
-        });
-    }
-    group.finish();
-}
-
-criterion_group!(benches, packet, sessions);
+criterion_group!(benches, packet);
 criterion_main!(benches);

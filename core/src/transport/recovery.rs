@@ -487,12 +487,6 @@ impl Recovery {
         self.controller.window()
     }
 
-    /// The least RTT of the path, once there was a sample.
-    #[cfg(test)]
-    pub(crate) const fn min_rtt(&self) -> Option<Duration> {
-        self.rtt.min
-    }
-
     /// Bytes in flight that count against the window.
     #[cfg(test)]
     pub(crate) const fn bytes_in_flight(&self) -> u64 {

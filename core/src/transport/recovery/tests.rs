@@ -146,7 +146,7 @@ fn round_trips() {
     ack(&mut recovery, 10, &[2..=2], 3).unwrap();
     ack(&mut recovery, 90, &[1..=2], 3).unwrap();
     assert_eq!(recovery.rtt.latest, ms(10));
-    assert_eq!(recovery.min_rtt(), Some(ms(10)));
+    assert_eq!(recovery.rtt.min(), Some(ms(10)));
 }
 
 /// Packets 2.. sent at these times, after a first one whose RTT of 10 ms was taken at 10 ms; then
@@ -186,7 +186,7 @@ fn persistent_congestion() {
     assert!(!collapsed(&[5, 60, 160, 400], None), "before the first sample nothing counts");
     assert!(!collapsed(&[20, 400], None), "one packet is no period");
     // §5.2
-    assert_eq!(silence(&[20, 60, 171, 500], None).min_rtt(), Some(ms(10)));
+    assert_eq!(silence(&[20, 60, 171, 500], None).rtt.min(), Some(ms(10)));
 
     // The period is found though its end is lost later than its beginning.
     let mut recovery = Recovery::default();
