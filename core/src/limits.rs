@@ -38,6 +38,10 @@ pub const CHANNEL_BACKLOG: usize = 1024;
 pub const HELLO_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest interval between two copies of a hello.
 pub const HELLO_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// How long a client waits for the first packet of a session before it looks for the server again; each
+/// further time of the same search twice as long. The server may have answered by a port that it closed
+/// in the same moment (PROTOCOL 5.2), and a link may be slow.
+pub const ANSWERED_PATIENCE: Duration = Duration::from_secs(8);
 /// From this copy on a hello goes to all attempts of the slot (PROTOCOL 5.2).
 pub const HELLO_WIDE_FROM: u32 = 5;
 /// Port attempts of a slot that every hello copy goes to (PROTOCOL 5.2).

@@ -26,7 +26,7 @@ use chat::Chats;
 use core::net::IpAddr;
 use files::Files;
 use moves::{NextPort, Renewing, ServerClock};
-use search::{Found, PORT, Search};
+use search::{Answered, Found, PORT, Search};
 
 /// First pause before a client connects anew; doubles up to [`RECONNECT_MAX`].
 const RECONNECT_MIN: Duration = Duration::from_secs(1);
@@ -71,6 +71,8 @@ pub struct Client {
     files: Files,
     /// A session without keys that repeats its fatal error.
     last_words: Option<Box<Session>>,
+    /// Of the session under way, while it is half-open.
+    answered: Option<Answered>,
     was_connected: bool,
     reconnect_in: Duration,
     /// The user raised COMPROMISED.
@@ -100,6 +102,7 @@ impl Client {
             chats: Chats::new(now.mono),
             files: Files::default(),
             last_words: None,
+            answered: None,
             was_connected: false,
             reconnect_in: RECONNECT_MIN,
             declared: false,
@@ -178,6 +181,7 @@ impl Client {
         else {
             return;
         };
+        self.answered = Some(search.answered(now.mono));
         match search.finish(now, path, config, reply) {
             Found::Session(session, info) => {
                 let wide = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
@@ -318,6 +322,7 @@ impl Client {
                 session.handle_timeout(&mut Context { now, random: &mut self.random });
                 self.drain(now);
                 self.follow_port(now);
+                self.search_on(now);
             }
             State::Waiting(at) if *at <= now.mono => self.search(now),
             State::Wiped(Some(session)) => {
@@ -392,9 +397,10 @@ impl Client {
         let chat = self.chats.wake_at.map(|at| (Timer::Pacing, at));
         let in_session = matches!(&self.state, State::InSession(session, _) if session.is_open());
         let [port, chat] = [port, chat].map(|timer| timer.filter(|_| in_session));
+        let search = self.search_on_at().map(|at| (Timer::Repeat, at));
         let store = self.store_again_at().map(|at| (Timer::Completion, at));
         let last_words = self.last_words.as_ref().and_then(|session| session.deadline());
-        let next = [own, op, port, chat, store, last_words]
+        let next = [own, op, port, chat, search, store, last_words]
             .into_iter()
             .flatten()
             .min_by_key(|(_, at)| *at)?;

@@ -1,16 +1,16 @@
 //! Looking for the server: the hello, where it goes, and how often (PROTOCOL 5.1, 5.2).
 
-use super::ClientConfig;
+use super::{Client, ClientConfig, State};
 use crate::crypto::aead::CipherProvider;
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::{ConnectionId, Direction, EpochKeys, epoch_next, epoch_zero, hello_id};
 use crate::crypto::identity::Identity;
 use crate::crypto::packet::PacketKeys;
-use crate::error::{DropReason, Malformed, Violation};
+use crate::error::{CloseReason, DropReason, Malformed, Violation};
 use crate::id::{Epoch, PortId};
 use crate::limits::{
-    DATAGRAM_BASE, HEADER_LEN, HELLO_ATTEMPTS, HELLO_INTERVAL, HELLO_INTERVAL_MAX, HELLO_WIDE_FROM,
-    OVERHEAD, PORT_ATTEMPTS, ROTATION_INTERVAL,
+    ANSWERED_PATIENCE, DATAGRAM_BASE, HEADER_LEN, HELLO_ATTEMPTS, HELLO_INTERVAL,
+    HELLO_INTERVAL_MAX, HELLO_WIDE_FROM, OVERHEAD, PORT_ATTEMPTS, ROTATION_INTERVAL,
 };
 use crate::random::Random;
 use crate::session::{Session, Setup};
@@ -42,8 +42,20 @@ pub(super) struct Search {
     interval: Duration,
     next: Instant,
     pub(super) until: Instant,
+    /// How long the first packet of a session found may take.
+    pub(super) patience: Duration,
     /// Where this copy still has to go.
     targets: VecDeque<SocketAddr>,
+}
+
+/// A session was found, and has not said a word yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    /// When to look for the server again.
+    again_at: Instant,
+    /// Of the search that found it.
+    until: Instant,
+    patience: Duration,
 }
 
 /// What ended a search.
@@ -93,6 +105,7 @@ impl Search {
             interval: HELLO_INTERVAL,
             next: now.mono,
             until: now.mono + Duration::from_secs(file.hole_punch_timeout),
+            patience: ANSWERED_PATIENCE,
             targets: VecDeque::new(),
         }
     }
@@ -145,6 +158,12 @@ impl Search {
         }
     }
 
+    /// What to remember of the search that was answered.
+    pub(super) fn answered(&self, now: Instant) -> Answered {
+        let Self { until, patience, .. } = *self;
+        Answered { again_at: now + patience, until, patience }
+    }
+
     /// Uses up the search with the reply that was read: epoch 0 is dropped.
     pub(super) fn finish(
         self,
@@ -190,6 +209,31 @@ impl Search {
         let switched = session.send(&Message::Switch { epoch: Epoch(1) }, None);
         debug_assert!(switched.is_ok(), "an empty channel has room");
         Found::Session(Box::new(session), info)
+    }
+}
+
+impl Client {
+    /// When a session that was found is given up for its silence.
+    pub(super) fn search_on_at(&self) -> Option<Instant> {
+        let State::InSession(session, _) = &self.state else { return None };
+        self.answered.filter(|_| session.is_half_open()).map(|answered| answered.again_at)
+    }
+
+    /// Looks for a server that answered and was not heard of since: with a new hello, until the time of
+    /// the first is up.
+    pub(super) fn search_on(&mut self, now: Now) {
+        let silent = self.search_on_at().is_some_and(|at| at <= now.mono);
+        let Some(answered) = self.answered.filter(|_| silent) else { return };
+        self.answered = None;
+        if answered.until <= now.mono {
+            self.ended(now, CloseReason::Unreachable);
+            return;
+        }
+        self.search(now);
+        if let State::Searching(search) = &mut self.state {
+            search.until = answered.until;
+            search.patience = answered.patience * 2;
+        }
     }
 }
 

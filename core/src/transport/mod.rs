@@ -351,9 +351,9 @@ impl Transport {
         self.epochs.on_timeout(now);
         let pace = self.pace(now);
         let _moved = self.paths.on_timeout(pace, random);
-        self.recovery.on_timeout(now, &mut self.settled);
+        let probing = self.recovery.on_timeout(now, &mut self.settled);
         self.settle(now);
-        if self.recovery.probes > 0 && !self.sending.has_next(self.may()) {
+        if probing && !self.sending.has_next(self.may()) {
             // A probe repeats what is in flight, if that can be, else it is a ping.
             let again = self.recovery.oldest_fragments().next().cloned();
             if let Some((id, range)) = again {

@@ -361,16 +361,15 @@ impl Recovery {
         })
     }
 
-    /// The deadline has come: packets lost by time, or probes to send.
-    pub(crate) fn on_timeout(&mut self, now: Instant, settled: &mut Settled) {
+    /// A deadline may have come: packets are lost by time, or (true) probes are to be sent.
+    pub(crate) fn on_timeout(&mut self, now: Instant, settled: &mut Settled) -> bool {
         // Whoever has something to send asks again; nobody is woken twice for nothing.
         self.held = self.held.filter(|at| *at > now);
         if self.deadline().is_none_or(|at| at > now) {
-            return;
+            return false;
         }
-        if self.loss_time.is_some() {
-            self.detect_lost(now, settled);
-        } else {
+        let probing = self.loss_time.is_none();
+        if probing {
             self.pto_count += 1;
             self.probes = 2;
             // Else the deadline would stand in the past until the probe is polled.
@@ -381,7 +380,10 @@ impl Recovery {
             });
             self.mtu.on_probe_timeout(now, self.pto_count, large);
             self.follow_size();
+        } else {
+            self.detect_lost(now, settled);
         }
+        probing
     }
 
     /// The path is another one: RTT, congestion state and datagram size start anew (PROTOCOL 6).
