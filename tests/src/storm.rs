@@ -7,6 +7,7 @@ use crate::files::FileFaults;
 use crate::net::{Link, Rng, Way, flip};
 use crate::oracle::Who;
 use crate::world::{ClientNode, Clock, Process, SERVER_IP, SERVER_IP6, Setup, World};
+use clawchat_core::crypto::aead::{AwsLc, RustCrypto};
 use clawchat_core::id::FileId;
 use clawchat_core::limits::KeyLimits;
 use clawchat_core::time::Duration;
@@ -97,6 +98,8 @@ fn setup(seed: u64, lines: usize) -> Setup {
         rerun: format!(
             "cargo run --release -p clawchat-tests --bin world -- --seeds 1 --from {seed} --verbose"
         ),
+        // That of the binaries is the quicker one; what it says is bit for bit the same.
+        provider: if seed.is_multiple_of(8) { &RustCrypto } else { &AwsLc },
         lines,
         ..Setup::new(seed)
     }

@@ -14,7 +14,7 @@ use crate::oracle::{Chats, Epochs, Verdict, Who, Wire, honest_end, is_hello, kin
 use crate::sessions::Sessions;
 use crate::transcript::{Transcript, digest};
 use clawchat_core::client::{self, Client, ClientConfig};
-use clawchat_core::crypto::aead::RustCrypto;
+use clawchat_core::crypto::aead::{CipherProvider, RustCrypto};
 use clawchat_core::error::{CloseReason, ErrorCode, SendError};
 use clawchat_core::id::{ChatId, Epoch, FileId, OpId, PortId};
 use clawchat_core::limits::{DATAGRAM_MAX, KeyLimits, ROTATION_MAX, SESSIONS};
@@ -94,6 +94,8 @@ pub struct Setup {
     pub skew: u64,
     /// Seconds between two rotations of keys and port.
     pub interval: u64,
+    /// The ciphers of both sides.
+    pub provider: &'static dyn CipherProvider,
     /// What one epoch's keys may carry.
     pub key_limits: KeyLimits,
     /// Whether clients are behind address translators.
@@ -118,6 +120,7 @@ impl Setup {
             lazy: 0,
             skew: 0,
             interval: 3600,
+            provider: &RustCrypto,
             key_limits: KeyLimits::default(),
             nat: false,
             dual: false,
@@ -1176,7 +1179,7 @@ impl World {
             files: self.disk.files(all_files),
             max_sessions: self.setup.max_sessions,
             key_limits: self.setup.key_limits,
-            provider: &RustCrypto,
+            provider: self.setup.provider,
         };
         let seed = Seed::new(&mut self.rng.seed());
         self.server.clock.origin = self.rng.below(1 << 40);
@@ -1413,7 +1416,7 @@ impl World {
             port: None,
             reconnect,
             key_limits: self.setup.key_limits,
-            provider: &RustCrypto,
+            provider: self.setup.provider,
         };
         let seed = Seed::new(&mut self.rng.seed());
         let machine = Client::new(config, &seed, clock.at(self.now));

@@ -161,7 +161,7 @@ impl Server {
             entry.established.is_some() && member.is_none_or(|name| entry.member == name)
         };
         let ids: Vec<_> =
-            self.sessions.iter().filter(|(_, e)| asked(e)).map(|(id, _)| *id).collect();
+            self.sessions.iter().filter(|(_, e)| asked(e)).map(|(id, _)| id).collect();
         ids.into_iter()
             .filter(|id| {
                 let rotated = self.with_session(now, *id, |session, cx| {
@@ -177,9 +177,9 @@ impl Server {
     /// [`Self::is_drained`].
     pub fn shut_down(&mut self, now: Now) {
         self.closing = true;
-        let ids: Vec<_> = self.sessions.keys().copied().collect();
+        let ids: Vec<_> = self.sessions.iter().map(|(id, _)| id).collect();
         for id in ids {
-            let established = self.sessions.get(&id).is_some_and(|e| e.established.is_some());
+            let established = self.sessions.get(id).is_some_and(|e| e.established.is_some());
             if established {
                 self.end(now, id, ErrorCode::Shutdown, "the server is shutting down");
             } else {
@@ -195,7 +195,7 @@ impl Server {
     /// Getter: whether a shutdown has said all it had to say.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.closing && self.sessions.is_empty()
+        self.closing && self.sessions.len() == 0
     }
 
     /// Getter: all members.
@@ -217,12 +217,12 @@ impl Server {
         self.hub.recipients(SERVER_MEMBER, to).filter(|names| !names.is_empty())
     }
 
-    /// Getter: all established sessions.
+    /// Getter: all established sessions, the oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionStatus> {
-        let status = |(id, entry): (&SessionId, &super::BoxedEntry)| {
+        let status = |(id, entry): (SessionId, &super::Entry)| {
             Some(SessionStatus {
-                id: *id,
+                id,
                 member: entry.member.clone(),
                 file: entry.secret.file,
                 connection_id: entry.session.connection_id().clone(),
@@ -234,7 +234,9 @@ impl Server {
                 pto: entry.session.pto(),
             })
         };
-        self.sessions.iter().filter_map(status).collect()
+        let mut all: Vec<_> = self.sessions.iter().filter_map(status).collect();
+        all.sort_unstable_by_key(|status| status.id);
+        all
     }
 
     /// Getter: the port clients are told, once one is bound or tried.

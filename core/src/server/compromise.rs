@@ -53,7 +53,7 @@ impl Server {
             .sessions
             .iter()
             .filter(|(_, entry)| entry.member == member)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in sessions {
             let told = self
@@ -67,7 +67,7 @@ impl Server {
 
     /// A member raised COMPROMISED: its session holds its keys until the ack is sealed.
     pub(super) fn compromised_by_member(&mut self, now: Now, id: SessionId) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         let (file, member) = (entry.secret.file, entry.member.clone());
         let retirement = entry.retirement;
         self.gone(now, id, CloseReason::Wiped);
@@ -100,7 +100,7 @@ impl Server {
         {
             entry.retirement = Some(Retirement::Pending);
             if entry.session.is_half_open() || entry.session.is_open() {
-                unsigned.push(*id);
+                unsigned.push(id);
             }
         }
         for id in unsigned {
@@ -123,7 +123,7 @@ impl Server {
         let ids: Vec<_> = own
             .map(|(id, entry)| {
                 entry.retirement = Some(retirement);
-                *id
+                id
             })
             .collect();
         for id in ids {
@@ -202,7 +202,7 @@ impl Server {
 
     /// A client acknowledged our signal, or did not in time.
     pub(super) fn signalled(&mut self, now: Now, id: SessionId, acknowledged: bool) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         let member = entry.member.clone();
         self.gone(now, id, CloseReason::Wiped);
         self.events.push_back(Event::Signalled { session: id, member, acknowledged });

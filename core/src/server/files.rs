@@ -198,7 +198,7 @@ impl Server {
 
     /// A member offers a file.
     fn take_offer(&mut self, now: Now, id: SessionId, number: Number, mut offer: FileOffer) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let member = entry.member.clone();
         offer.from.clone_from(&member);
         let mut to = self.hub.recipients(&member, &offer.to);
@@ -240,7 +240,7 @@ impl Server {
         };
         *taken = true;
         let (number, file) = (*number, *file);
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let Some(stored) = self.files.kept.get(&file) else {
             // Another session of the member got it meanwhile.
             entry.session.cancel_file(now, number, "it is no longer here");
@@ -264,7 +264,7 @@ impl Server {
             let result = if *known == sha256 { Ok(()) } else { Err(FileError::Hash) };
             let count = number.count;
             self.files.end(transfer);
-            if let Some(entry) = self.sessions.get_mut(&id) {
+            if let Some(entry) = self.sessions.get_mut(id) {
                 entry.session.checked_file(now, count, result);
             }
             return;
@@ -279,7 +279,7 @@ impl Server {
         let Some(ended) = self.files.end(transfer) else { return };
         if let What::Out { file, .. } = ended.what
             && matches!(result, Ok(()) | Err(FileFailure::Cancelled(_)))
-            && let Some(entry) = self.sessions.get(&ended.session)
+            && let Some(entry) = self.sessions.get(ended.session)
         {
             let member = entry.member.clone();
             self.file_passed(now, file, &member);
@@ -306,7 +306,7 @@ impl Server {
         let others: Vec<_> = self.files.transfers.iter().filter_map(same).collect();
         for transfer in others {
             let session = self.files.transfers.get(&transfer).map(|other| other.session);
-            let own = session.and_then(|session| self.sessions.get(&session));
+            let own = session.and_then(|session| self.sessions.get(session));
             if own.is_some_and(|entry| entry.member == member) {
                 self.cancel_file(now, transfer, "another device of yours got it");
             }
@@ -322,7 +322,7 @@ impl Server {
 
     /// Offers a session what waits for its member, as far as it may be offered at a time.
     pub(super) fn offer_files(&mut self, id: SessionId) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         if entry.established.is_none() {
             return;
         }
@@ -447,14 +447,14 @@ impl Server {
     #[must_use]
     pub fn file_progress(&self, transfer: TransferId) -> Option<(u64, u64)> {
         let Transfer { session, number, .. } = self.files.transfers.get(&transfer)?;
-        self.sessions.get(session)?.session.file_progress(number.count)
+        self.sessions.get(*session)?.session.file_progress(number.count)
     }
 
     /// Output: bytes of a file to read and to hand to [`Self::send_chunk`]. Ask when there is nothing
     /// to transmit; asking twice gives the same answer.
     pub fn file_want(&mut self, now: Now) -> Option<Want> {
         while let Some(id) = self.schedule.next_with_files() {
-            if let Some(entry) = self.sessions.get_mut(&id) {
+            if let Some(entry) = self.sessions.get_mut(id) {
                 // By a port that has closed nothing leaves; its client is about to follow.
                 let open = self.ports.reads(entry.session.path().port);
                 if let Some((count, offset, len)) =
@@ -480,7 +480,7 @@ impl Server {
     ) -> Option<Transmit> {
         let Transfer { session, number, .. } = self.files.transfers.get(&want.transfer)?;
         let (id, count) = (*session, number.count);
-        let entry = self.sessions.get_mut(&id)?;
+        let entry = self.sessions.get_mut(id)?;
         if !self.ports.reads(entry.session.path().port) {
             return None;
         }

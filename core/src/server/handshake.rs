@@ -21,7 +21,6 @@ use crate::wire::cursor::Writer;
 use crate::wire::frame::{Frame, Frames, write_signal};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo, Side};
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -54,8 +53,7 @@ impl Server {
         }
         let hash = datagram_hash(datagram);
         let sessions = &self.sessions;
-        let half_open =
-            |id| sessions.get(&id).is_some_and(|e: &super::BoxedEntry| e.session.is_half_open());
+        let half_open = |id| sessions.get(id).is_some_and(|entry| entry.session.is_half_open());
         let (hellos, credential) = self.credentials.hellos(id).ok_or(DropReason::NoKey)?;
         match hellos.known(now.mono, nonce, &hash, half_open) {
             Known::New => {}
@@ -118,10 +116,10 @@ impl Server {
         if self.sessions.len() < self.max_sessions {
             return true;
         }
-        let others = self.sessions.iter().filter(|(id, entry)| {
-            entry.established.is_some() && entry.secret.file != file && Some(**id) != but
-        });
-        others.count() < self.max_sessions
+        let own = self.sessions.of_file(file);
+        let own = own.filter(|(id, entry)| entry.established.is_some() && Some(*id) != but);
+        let but = but.and_then(|id| self.sessions.get(id)?.established);
+        self.sessions.established() - own.count() - usize::from(but.is_some()) < self.max_sessions
     }
 
     fn refuse(&mut self, now: Now, path: Path, hello: &Hello, error: &ErrorMessage) {
@@ -189,8 +187,6 @@ impl Server {
             provider: self.provider,
         };
         self.make_room(secret.file);
-        let id = SessionId(self.next_session);
-        self.next_session += 1;
         let session = Session::new(now.mono, setup);
         let (hello_at, owed) = (now.mono, VecDeque::new());
         let (announce, retirement, established) = (None, None, None);
@@ -209,7 +205,8 @@ impl Server {
             counted: 0,
             held: false,
         };
-        self.sessions.insert(id, Box::new(entry));
+        let id = self.sessions.insert(entry);
+        self.schedule.begin(id);
         self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
         if let Some((hellos, _)) = self.credentials.hellos(secret) {
             hellos.replied(now.mono, nonce, &datagram, Some(id));
@@ -235,18 +232,18 @@ impl Server {
 
     /// At most 4 half-open sessions per file: a fifth replaces the oldest.
     fn make_room(&mut self, file: FileId) {
-        let half_open = |(id, entry): (&SessionId, &super::BoxedEntry)| {
-            (entry.secret.file == file && entry.session.is_half_open()).then_some(*id)
-        };
-        let own: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
-        if own.len() >= HALF_OPEN_PER_FILE {
-            self.remove(own[0]);
+        let own = self.sessions.of_file(file);
+        let mut own = own.filter(|(_, entry)| entry.session.is_half_open()).map(|(id, _)| id);
+        if let Some(oldest) = own.next()
+            && own.count() + 1 >= HALF_OPEN_PER_FILE
+        {
+            self.remove(oldest);
         }
     }
 
     /// The first packet of epoch 1 opened.
     pub(super) fn established(&mut self, now: Now, id: SessionId) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         let (secret, member, path) = (entry.secret, entry.member.clone(), entry.session.path());
         let file = secret.file;
         if let Some((hellos, _)) = self.credentials.hellos(secret) {
@@ -264,15 +261,10 @@ impl Server {
             self.end(now, id, ErrorCode::ServerFull, "the last free place was just taken");
             return;
         }
-        let older = |(other, entry): (&SessionId, &super::BoxedEntry)| {
-            (*other != id && entry.secret.file == file && entry.established.is_some())
-                .then_some(*other)
-        };
-        let older: Vec<_> = self.sessions.iter().filter_map(older).collect();
-        if let Some(entry) = self.sessions.get_mut(&id) {
-            entry.established = Some(now);
-        }
-        self.by_address.insert((path.remote, id));
+        let older = self.sessions.of_file(file);
+        let older = older.filter(|(other, entry)| *other != id && entry.established.is_some());
+        let older: Vec<_> = older.map(|(other, _)| other).collect();
+        self.sessions.establish(now, id);
         let (session, remote) = (id, path.remote);
         self.events.push_back(Event::Connected { session, member: member.clone(), remote });
         // Welcomed before the older one goes: the member is online throughout.

@@ -16,6 +16,7 @@ mod relay;
 mod renewal;
 mod router;
 mod schedule;
+mod sessions;
 mod watch;
 
 use crate::crypto::aead::CipherProvider;
@@ -31,13 +32,11 @@ use crate::transport::path::{Path, Transmit};
 use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 pub use api::{Action, Event, Member, ServerConfig};
 pub use audit::{Alert, Audit, Resource};
-use core::net::SocketAddr;
 pub use credentials::{Credential, CredentialStatus, SecurityFileDraft};
 use credentials::{Credentials, SecretId};
 use files::Files;
@@ -48,6 +47,7 @@ use monitor::Monitor;
 use ports::Ports;
 pub use ports::{PortChoice, Timing};
 use schedule::Schedule;
+use sessions::Sessions;
 
 pub use commands::{IssueError, MemberStatus, RENEWAL_VALID_FOR, SessionStatus, VALID_FOR};
 
@@ -120,9 +120,6 @@ struct Entry {
     held: bool,
 }
 
-/// Where an entry is kept: the map's nodes, half of which is room, stay small.
-type BoxedEntry = Box<Entry>;
-
 impl Entry {
     /// When it goes if it is not established by then.
     fn half_open_until(&self) -> Option<Instant> {
@@ -162,11 +159,7 @@ pub struct Server {
     trials: Trials,
     hub: Hub,
     files: Files,
-    sessions: BTreeMap<SessionId, BoxedEntry>,
-    /// Established sessions by the address of their path. Whoever has a file can claim any address as
-    /// his first, so that one may have several.
-    by_address: BTreeSet<(SocketAddr, SessionId)>,
-    next_session: u64,
+    sessions: Sessions,
     schedule: Schedule,
     ops: Ops<Action, Waits>,
     batch: Batch,
@@ -192,6 +185,7 @@ impl Server {
             credentials.accept(now, credential);
         }
         let mut random = Random::new(seed);
+        let sessions = Sessions::new(random.public.u64());
         let ports = Ports::new(config.port, config.timing, now, &mut random.public);
         let mut server = Self {
             server_id: tame(&config.server_id),
@@ -210,9 +204,7 @@ impl Server {
             trials: Trials::new(now.mono),
             hub,
             files: Files::default(),
-            sessions: BTreeMap::new(),
-            by_address: BTreeSet::new(),
-            next_session: 0,
+            sessions,
             schedule: Schedule::default(),
             ops: Ops::default(),
             batch: Batch::default(),
@@ -303,7 +295,7 @@ impl Server {
         id: SessionId,
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
     ) -> Option<T> {
-        let entry = self.sessions.get_mut(&id)?;
+        let entry = self.sessions.get_mut(id)?;
         let mut cx = Context { now, random: &mut self.random };
         let result = work(&mut entry.session, &mut cx);
         self.drain(now, id);
@@ -311,11 +303,11 @@ impl Server {
     }
 
     fn drain(&mut self, now: Now, id: SessionId) {
-        while let Some(event) = self.sessions.get_mut(&id).and_then(|e| e.session.poll_event()) {
+        while let Some(event) = self.sessions.get_mut(id).and_then(|e| e.session.poll_event()) {
             self.on_session_event(now, id, event);
         }
         self.pump(now, id);
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         if entry.session.is_over() {
             self.remove(id);
             return;
@@ -330,7 +322,7 @@ impl Server {
     /// Sets the deadlines of what was touched since the last time.
     fn set_deadlines(&mut self) {
         while let Some(id) = self.schedule.next_stale() {
-            let deadline = self.sessions.get(&id).and_then(|entry| entry.deadline());
+            let deadline = self.sessions.get(id).and_then(|entry| entry.deadline());
             self.schedule.set_deadline(id, deadline);
         }
     }
@@ -338,9 +330,7 @@ impl Server {
     fn remove(&mut self, id: SessionId) {
         self.schedule.forget(id);
         self.files_gone(id);
-        if let Some(entry) = self.sessions.remove(&id) {
-            self.by_address.remove(&(entry.session.path().remote, id));
-        }
+        self.sessions.remove(id);
     }
 
     fn on_session_event(&mut self, now: Now, id: SessionId, event: SessionEvent) {
@@ -359,9 +349,8 @@ impl Server {
 
     /// A session is on another path: datagrams from there are its first.
     fn moved(&mut self, id: SessionId, from: Path, to: Path) {
-        self.by_address.remove(&(from.remote, id));
-        self.by_address.insert((to.remote, id));
-        if let Some(entry) = self.sessions.get(&id).filter(|_| from.remote != to.remote) {
+        self.sessions.moved(id, from.remote, to.remote);
+        if let Some(entry) = self.sessions.get(id).filter(|_| from.remote != to.remote) {
             let (member, from, to) = (entry.member.clone(), from.remote, to.remote);
             self.events.push_back(Event::Audit(Audit::PathMoved { session: id, member, from, to }));
         }
@@ -371,8 +360,8 @@ impl Server {
     fn gone(&mut self, now: Now, id: SessionId, reason: CloseReason) {
         self.count_traffic(id);
         self.files_gone(id);
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
-        let Some(since) = entry.established.take() else { return };
+        let Some(since) = self.sessions.end(id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let (member, remote) = (entry.member.clone(), entry.session.path().remote);
         let lasted = now.mono.since(since.mono);
         let (sent, received) = entry.session.traffic();
@@ -381,7 +370,7 @@ impl Server {
             self.broadcast(now, &member, &presence);
         }
         // Another session of the member got them as well.
-        let others = self.sessions.values().any(|e| e.member == member && e.established.is_some());
+        let others = !self.hub.sessions_of(&member).is_empty();
         for message in unheard.into_iter().filter(|_| !others) {
             self.send_receipt(now, &member, message);
         }
@@ -401,7 +390,7 @@ impl Server {
             return Some(Transmit::one(path, reply.len()));
         }
         while let Some(id) = self.schedule.next_ready() {
-            let sent = self.sessions.get_mut(&id).and_then(|e| e.session.poll_transmit(now, out));
+            let sent = self.sessions.get_mut(id).and_then(|e| e.session.poll_transmit(now, out));
             if let Some((path, len)) = sent {
                 // What would have left by a port that closed meanwhile is lost.
                 if self.ports.reads(path.port) {
@@ -410,7 +399,7 @@ impl Server {
                 continue;
             }
             self.schedule.idle(id);
-            let Some(entry) = self.sessions.get(&id) else { continue };
+            let Some(entry) = self.sessions.get(id) else { continue };
             if entry.session.is_over() {
                 self.remove(id);
             }
@@ -432,7 +421,7 @@ impl Server {
     pub fn poll_timeout(&mut self) -> Option<Deadline> {
         self.set_deadlines();
         let session = self.schedule.next_deadline().map(|(at, id)| {
-            let timer = self.sessions.get(&id).and_then(|entry| entry.session.deadline());
+            let timer = self.sessions.get(id).and_then(|entry| entry.session.deadline());
             Deadline { at, timer: timer.map_or(Timer::Forget, |(timer, _)| timer) }
         });
         let op = self.ops.deadline().map(|at| Deadline { at, timer: Timer::Completion });

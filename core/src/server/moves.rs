@@ -70,12 +70,12 @@ impl Server {
     /// by itself.
     fn announce_without_files(&mut self, now: Now) {
         let credentials = &self.credentials;
-        let waits = |(id, entry): (&SessionId, &mut super::BoxedEntry)| {
+        let waits = |(id, entry): (SessionId, &mut super::Entry)| {
             // What is durable already waits for nothing but the keys.
             let late = credentials.renewal(entry.secret.file).is_some_and(|r| !r.is_durable());
             let announce = entry.announce.as_mut().filter(|announce| announce.with_file && late)?;
             announce.with_file = false;
-            Some(*id)
+            Some(id)
         };
         let late: Vec<_> = self.sessions.iter_mut().filter_map(waits).collect();
         late.into_iter().for_each(|id| self.announce_if_ready(now, id));
@@ -84,7 +84,8 @@ impl Server {
     /// Sessions that are still on a port which closes go on at the present one.
     fn leave_port(&mut self, port: PortId) {
         let Some(current) = self.ports.current() else { return };
-        for entry in self.sessions.values_mut().filter(|e| e.session.path().port == port) {
+        let here = |entry: &super::Entry| entry.session.path().port == port;
+        for (_, entry) in self.sessions.iter_mut().filter(|(_, entry)| here(entry)) {
             let path = Path { port: current.port, ..entry.session.path() };
             entry.session.rehome(path);
         }
@@ -97,18 +98,18 @@ impl Server {
         for id in ids {
             let epoch =
                 self.with_session(now, id, |session, cx| session.require_rotation(cx, reason));
-            let file = self.sessions.get(&id).map(|entry| entry.secret.file);
+            let file = self.sessions.get(id).map(|entry| entry.secret.file);
             if renew && let Some(file) = file {
                 self.renew(now, file);
             }
-            if let (Some(Some(epoch)), Some(entry)) = (epoch, self.sessions.get_mut(&id)) {
+            if let (Some(Some(epoch)), Some(entry)) = (epoch, self.sessions.get_mut(id)) {
                 entry.announce = Some(Announce { epoch, with_file: renew });
             }
         }
     }
 
     fn established_ids(&self) -> impl Iterator<Item = SessionId> {
-        self.sessions.iter().filter(|(_, e)| e.established.is_some()).map(|(id, _)| *id)
+        self.sessions.iter().filter(|(_, e)| e.established.is_some()).map(|(id, _)| id)
     }
 
     fn announce_to_all(&mut self, now: Now) {
@@ -119,7 +120,7 @@ impl Server {
     /// Tells a session of the port once its keys are rotated and its credential is durable.
     pub(super) fn announce_if_ready(&mut self, now: Now, id: SessionId) {
         let told = self.ports.announcement();
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let Some(announce) = &entry.announce else { return };
         let rotated = entry.session.epoch().is_some_and(|epoch| epoch >= announce.epoch);
         let renewal = self.credentials.renewal(entry.secret.file);
@@ -151,7 +152,7 @@ impl Server {
         told: Announcement,
         with_file: bool,
     ) {
-        if let Some(entry) = self.sessions.get_mut(&id) {
+        if let Some(entry) = self.sessions.get_mut(id) {
             entry.announce = None;
         }
         let Announcement { new_port, opens_at, closes_old_at, next_rotation, .. } = told;
@@ -173,7 +174,7 @@ impl Server {
 
     /// Sessions that began while no port could be bound for an emergency hear of it too.
     fn announce_to_others(&mut self, now: Now) {
-        for entry in self.sessions.values_mut().filter(|entry| entry.established.is_some()) {
+        for (_, entry) in self.sessions.iter_mut().filter(|(_, e)| e.established.is_some()) {
             entry.announce.get_or_insert(Announce { epoch: Epoch(0), with_file: false });
         }
         if self.ports.is_random() {
@@ -186,13 +187,13 @@ impl Server {
     fn renew_for_port(&mut self, now: Now) {
         let ids: Vec<_> = self.established_ids().collect();
         for id in ids {
-            let Some(file) = self.sessions.get(&id).map(|entry| entry.secret.file) else {
+            let Some(file) = self.sessions.get(id).map(|entry| entry.secret.file) else {
                 continue;
             };
             self.renew(now, file);
             let durable =
                 self.credentials.renewal(file).is_some_and(|renewal| renewal.is_durable());
-            if let Some(announce) = self.sessions.get_mut(&id).and_then(|e| e.announce.as_mut()) {
+            if let Some(announce) = self.sessions.get_mut(id).and_then(|e| e.announce.as_mut()) {
                 announce.with_file = durable;
             }
         }
@@ -200,7 +201,7 @@ impl Server {
 
     /// A session has opened a new epoch: it may have waited for that to hear of the port.
     pub(super) fn keys_rotated(&mut self, now: Now, id: SessionId, epoch: Epoch) {
-        if let Some(entry) = self.sessions.get(&id) {
+        if let Some(entry) = self.sessions.get(id) {
             let (session, member) = (id, entry.member.clone());
             self.events.push_back(Event::KeysRotated { session, member, epoch });
         }

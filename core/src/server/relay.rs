@@ -87,7 +87,7 @@ impl Server {
     /// waits: a slow session is never cut off for what others do.
     pub(super) fn broadcast(&mut self, now: Now, of: &str, presence: &Presence) {
         for id in self.hub.sessions_but(of) {
-            if let Some(entry) = self.sessions.get_mut(&id) {
+            if let Some(entry) = self.sessions.get_mut(id) {
                 entry.owed.retain(|message| {
                     !matches!(message, Message::Presence(old) if old.member == presence.member)
                 });
@@ -114,7 +114,7 @@ impl Server {
 
     /// Queues a message for a session, behind what it is owed already.
     fn owe(&mut self, now: Now, id: SessionId, message: Message) {
-        if let Some(entry) = self.sessions.get_mut(&id) {
+        if let Some(entry) = self.sessions.get_mut(id) {
             if entry.owed.len() >= OWED {
                 entry.owed.pop_front();
             }
@@ -136,7 +136,7 @@ impl Server {
     }
 
     pub(super) fn take_message(&mut self, now: Now, id: SessionId, message: Message) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         if entry.established.is_none() {
             return;
         }
@@ -274,7 +274,7 @@ impl Server {
 
     /// A session acknowledged every byte of a mail.
     pub(super) fn mail_acked(&mut self, now: Now, id: SessionId, number: u64) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let member = entry.member.clone();
         if number >= HANDED {
             let unacknowledged = &mut entry.handed.unacknowledged;
@@ -304,7 +304,7 @@ impl Server {
 
     /// Sends a session what waits for its member, while its channel has room.
     pub(super) fn pump(&mut self, now: Now, id: SessionId) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         if entry.established.is_none() {
             return;
         }

@@ -68,7 +68,7 @@ impl Server {
         if let Some(id) = self.session_of(file) {
             // In the announcement if one is being prepared, else by itself.
             let announced = self.ports.announcement().is_some();
-            let announce = self.sessions.get_mut(&id).and_then(|entry| entry.announce.as_mut());
+            let announce = self.sessions.get_mut(id).and_then(|entry| entry.announce.as_mut());
             match announce {
                 Some(announce) if announced || announce.with_file => {
                     announce.with_file |= accepted;
@@ -82,10 +82,8 @@ impl Server {
 
     /// The established session of a file.
     fn session_of(&self, file: FileId) -> Option<SessionId> {
-        let own = |(id, entry): (&SessionId, &super::BoxedEntry)| {
-            (entry.secret.file == file && entry.established.is_some()).then_some(*id)
-        };
-        self.sessions.iter().filter_map(own).next_back()
+        let own = self.sessions.of_file(file);
+        own.filter(|(_, entry)| entry.established.is_some()).map(|(id, _)| id).last()
     }
 
     /// Sends the renewed secret of a session's file, with the port that is announced: the client goes
@@ -110,7 +108,7 @@ impl Server {
         (new_port, opens_at, closes_old_at, next_rotation): (u16, u64, u64, u64),
         with_file: bool,
     ) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         // The file must not name a port that closes while the client keeps it.
         let renewal = self.credentials.renewal_at(entry.secret.file, new_port);
         let renewal = renewal.filter(|renewal| with_file && renewal.is_durable());
@@ -127,7 +125,7 @@ impl Server {
 
     /// A client has stored its renewed file.
     pub(super) fn credential_stored(&mut self, now: Now, id: SessionId, timestamp: u64) {
-        let Some(entry) = self.sessions.get(&id) else { return };
+        let Some(entry) = self.sessions.get(id) else { return };
         let file = entry.secret.file;
         let secret = SecretId { file, timestamp };
         if self.credentials.confirm(now, secret, self.timing.grace) {
@@ -138,10 +136,10 @@ impl Server {
     /// Secrets are no longer accepted: their half-open sessions go with them, and it is made durable.
     fn secrets_retired(&mut self, now: Now, retired: &[SecretId]) {
         for secret in retired {
-            let half_open = |(id, entry): (&SessionId, &super::BoxedEntry)| {
-                (entry.secret == *secret && entry.session.is_half_open()).then_some(*id)
-            };
-            let gone: Vec<_> = self.sessions.iter().filter_map(half_open).collect();
+            let own = self.sessions.of_file(secret.file);
+            let half_open =
+                own.filter(|(_, e)| e.secret == *secret && e.session.is_half_open());
+            let gone: Vec<_> = half_open.map(|(id, _)| id).collect();
             gone.into_iter().for_each(|id| self.remove(id));
             if let Some(Credential { member, .. }) = self.credentials.get(*secret) {
                 let (file, member) = (secret.file, member.clone());

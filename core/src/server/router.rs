@@ -44,7 +44,7 @@ impl Server {
             for (index, datagram) in group.chunks_mut(stride).enumerate() {
                 let found = known.and_then(|id| {
                     let (header, found) =
-                        self.batch.found(&self.sessions.get(&id)?.session, index)?;
+                        self.batch.found(&self.sessions.get(id)?.session, index)?;
                     Some((id, header, found))
                 });
                 let taken = match found {
@@ -70,7 +70,7 @@ impl Server {
         }
         let header = *self.batch.read(datagrams, stride)?;
         let (id, _) = self.known_at(path.remote, &header)?;
-        self.batch.ask(&self.sessions.get(&id)?.session);
+        self.batch.ask(&self.sessions.get(id)?.session);
         Some(id)
     }
 
@@ -115,7 +115,7 @@ impl Server {
         let fits = self
             .sessions
             .iter()
-            .find_map(|(id, entry)| entry.session.recognise(&header).map(|found| (*id, found)));
+            .find_map(|(id, entry)| entry.session.recognise(&header).map(|found| (id, found)));
         if let Some((id, found)) = fits {
             return self.deliver(now, path, id, &header, found, datagram);
         }
@@ -136,11 +136,8 @@ impl Server {
     /// The session at an address that a datagram is for. Never more are tried than are established at
     /// that very address: whoever adds to them gave a `switch` of his own for it.
     fn known_at(&self, remote: SocketAddr, header: &Header) -> Option<(SessionId, Found)> {
-        let all = (remote, SessionId(0))..=(remote, SessionId(u64::MAX));
-        self.by_address.range(all).find_map(|(_, id)| {
-            let found = self.sessions.get(id)?.session.recognise(header)?;
-            Some((*id, found))
-        })
+        let mut all = self.sessions.at(remote);
+        all.find_map(|(id, entry)| Some((id, entry.session.recognise(header)?)))
     }
 
     fn deliver(
@@ -153,7 +150,7 @@ impl Server {
         datagram: &mut [u8],
     ) -> Result<Option<(SessionId, ChunkAt)>, DropReason> {
         let hash = (header.kind == PacketType::Compromised).then(|| datagram_hash(datagram));
-        let entry = self.sessions.get_mut(&id).ok_or(DropReason::NoKey)?;
+        let entry = self.sessions.get_mut(id).ok_or(DropReason::NoKey)?;
         let mut cx = Context { now, random: &mut self.random };
         let taken = entry.session.handle_datagram(&mut cx, path, header, found, datagram);
         if let Some(hash) = hash {
@@ -174,7 +171,7 @@ impl Server {
         for (id, entry) in self.sessions.iter_mut().filter(|(_, entry)| entry.session.echoes()) {
             let hash = hash.get_or_insert_with(|| datagram_hash(datagram));
             if entry.session.is_copy_of_signal(path, hash) {
-                self.schedule.touch(*id);
+                self.schedule.touch(id);
                 return true;
             }
         }

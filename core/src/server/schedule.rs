@@ -1,143 +1,216 @@
-//! Which session is due when, and which may have something to send: nothing walks all sessions.
+//! Which session is due when, and which may have something to send: nothing walks all sessions, and a
+//! datagram costs the same however many there are.
 
 use crate::id::SessionId;
 use crate::time::Instant;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BinaryHeap, VecDeque};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+/// Later than any deadline.
+const NEVER: Instant = Instant::from_micros(u64::MAX);
+/// Times in the heap that count no more are cleared away once there are more than those that do, and
+/// this many.
+const LITTER: usize = 64;
+
+/// What is known of the session in one place.
+#[derive(Clone, Debug)]
+struct Marks {
+    id: SessionId,
+    deadline: Instant,
+    /// When the heap says that it is due: not later than its deadline.
+    queued: Instant,
+    ready: bool,
+    stale: bool,
+    with_files: bool,
+}
 
 /// Deadlines of sessions, and the sessions to poll.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    deadlines: BTreeSet<(Instant, SessionId)>,
-    of: BTreeMap<SessionId, Instant>,
-    ready: BTreeSet<SessionId>,
+    /// By place of the session.
+    marks: Vec<Marks>,
+    /// A session's deadline mostly moves away, which is found out when its time in here comes.
+    heap: BinaryHeap<Reverse<(Instant, SessionId)>>,
+    /// How many times in the heap count.
+    queued: usize,
+    /// Sessions to poll, taking turns.
+    ready: VecDeque<SessionId>,
     /// Sessions whose deadline may be another by now.
-    stale: BTreeSet<SessionId>,
-    /// The last one touched, while it is in all sets: datagrams come in batches.
-    touched: Option<SessionId>,
-    /// Sessions that may have bytes of files to send, and the one that sent them last.
-    with_files: BTreeSet<SessionId>,
-    last_with_files: Option<SessionId>,
-    /// Round robin: the session polled last.
-    last: Option<SessionId>,
+    stale: Vec<SessionId>,
+    /// Sessions that may have bytes of files to send, taking turns.
+    with_files: VecDeque<SessionId>,
 }
 
 impl Schedule {
+    /// What is known of a session, if it is the one in its place.
+    fn marks(&mut self, id: SessionId) -> Option<&mut Marks> {
+        self.marks.get_mut(id.slot()).filter(|marks| marks.id == id)
+    }
+
+    /// A session has begun.
+    pub(super) fn begin(&mut self, id: SessionId) {
+        let (deadline, queued) = (NEVER, NEVER);
+        let fresh = Marks { id, deadline, queued, ready: false, stale: false, with_files: false };
+        if self.marks.len() <= id.slot() {
+            self.marks.resize(id.slot() + 1, fresh.clone());
+        }
+        self.marks[id.slot()] = fresh;
+    }
+
+    /// A session is no more: what the queues have of it is passed over.
+    pub(super) fn forget(&mut self, id: SessionId) {
+        if let Some(marks) = self.marks(id) {
+            let queued = core::mem::replace(&mut marks.queued, NEVER) != NEVER;
+            (marks.ready, marks.stale, marks.with_files) = (false, false, false);
+            marks.deadline = NEVER;
+            self.queued -= usize::from(queued);
+        }
+    }
+
     /// A session was touched: it may have something to send, and another deadline, which is asked for
     /// once before it matters.
     pub(super) fn touch(&mut self, id: SessionId) {
-        if self.touched != Some(id) {
-            self.stale.insert(id);
-            self.ready.insert(id);
-            self.with_files.insert(id);
-            self.touched = Some(id);
+        let Some(marks) = self.marks.get_mut(id.slot()).filter(|marks| marks.id == id) else {
+            return;
+        };
+        if !core::mem::replace(&mut marks.stale, true) {
+            self.stale.push(id);
+        }
+        if !core::mem::replace(&mut marks.ready, true) {
+            self.ready.push_back(id);
+        }
+        if !core::mem::replace(&mut marks.with_files, true) {
+            self.with_files.push_back(id);
+        }
+    }
+
+    /// A session's deadline may be another.
+    fn doubt(&mut self, id: SessionId) {
+        if let Some(marks) = self.marks(id)
+            && !core::mem::replace(&mut marks.stale, true)
+        {
+            self.stale.push(id);
         }
     }
 
     /// The next session whose deadline is to be set.
     pub(super) fn next_stale(&mut self) -> Option<SessionId> {
-        self.touched = None;
-        self.stale.pop_first()
+        while let Some(id) = self.stale.pop() {
+            if let Some(marks) = self.marks(id)
+                && core::mem::replace(&mut marks.stale, false)
+            {
+                return Some(id);
+            }
+        }
+        None
     }
 
     pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<Instant>) {
-        if let Some(old) = self.of.remove(&id) {
-            self.deadlines.remove(&(old, id));
+        let Some(marks) = self.marks(id) else { return };
+        marks.deadline = deadline.unwrap_or(NEVER);
+        if marks.deadline < marks.queued {
+            let (at, fresh) = (marks.deadline, marks.queued == NEVER);
+            marks.queued = at;
+            self.queued += usize::from(fresh);
+            self.heap.push(Reverse((at, id)));
+            if self.heap.len() > 2 * self.queued + LITTER {
+                self.sweep();
+            }
         }
-        if let Some(at) = deadline {
-            self.of.insert(id, at);
-            self.deadlines.insert((at, id));
+    }
+
+    /// Leaves in the heap what counts.
+    fn sweep(&mut self) {
+        let queued = self.marks.iter().filter(|marks| marks.queued != NEVER);
+        self.heap = queued.map(|marks| Reverse((marks.queued, marks.id))).collect();
+    }
+
+    /// The first deadline, and whose it is.
+    pub(super) fn next_deadline(&mut self) -> Option<(Instant, SessionId)> {
+        loop {
+            let Reverse((at, id)) = *self.heap.peek()?;
+            let marks = self.marks(id).filter(|marks| marks.queued == at);
+            let deadline = marks.map(|marks| marks.deadline);
+            if deadline == Some(at) {
+                return Some((at, id));
+            }
+            self.unqueue();
+            if let Some(deadline) = deadline {
+                self.set_deadline(id, Some(deadline));
+            }
         }
     }
 
-    pub(super) fn forget(&mut self, id: SessionId) {
-        self.set_deadline(id, None);
-        self.stale.remove(&id);
-        self.ready.remove(&id);
-        self.with_files.remove(&id);
-        self.touched = None;
+    /// Takes the first time out of the heap.
+    fn unqueue(&mut self) {
+        if let Some(Reverse((at, id))) = self.heap.pop()
+            && let Some(marks) = self.marks(id).filter(|marks| marks.queued == at)
+        {
+            marks.queued = NEVER;
+            self.queued -= 1;
+        }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<(Instant, SessionId)> {
-        self.deadlines.first().copied()
-    }
-
-    /// The sessions whose deadline has come.
-    pub(super) fn due(&self, now: Instant) -> Vec<SessionId> {
-        self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    /// The sessions whose deadline has come; each once, until its deadline is set again.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<SessionId> {
+        let mut due = Vec::new();
+        while let Some((_, id)) = self.next_deadline().filter(|(at, _)| *at <= now) {
+            self.unqueue();
+            due.push(id);
+        }
+        due
     }
 
     /// The next session to poll, taking turns.
     pub(super) fn next_ready(&mut self) -> Option<SessionId> {
-        let after = self.last.map_or(SessionId(0), |SessionId(last)| SessionId(last + 1));
-        let id = self.ready.range(after..).next().or_else(|| self.ready.first()).copied()?;
-        self.last = Some(id);
-        Some(id)
+        while let Some(id) = self.ready.pop_front() {
+            if self.marks(id).is_some_and(|marks| marks.ready) {
+                self.ready.push_back(id);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The session polled last has nothing more to send. Sending moves deadlines too.
+    pub(super) fn idle(&mut self, id: SessionId) {
+        if self.ready.pop_back_if(|last| *last == id).is_some()
+            && let Some(marks) = self.marks(id)
+        {
+            marks.ready = false;
+        }
+        self.doubt(id);
     }
 
     /// The next session to ask for bytes of files, taking turns; the same until it sent some or has none.
-    pub(super) fn next_with_files(&self) -> Option<SessionId> {
-        let after =
-            self.last_with_files.map_or(SessionId(0), |SessionId(last)| SessionId(last + 1));
-        let next = self.with_files.range(after..).next();
-        next.or_else(|| self.with_files.first()).copied()
+    pub(super) fn next_with_files(&mut self) -> Option<SessionId> {
+        while let Some(id) = self.with_files.front().copied() {
+            if self.marks(id).is_some_and(|marks| marks.with_files) {
+                return Some(id);
+            }
+            self.with_files.pop_front();
+        }
+        None
     }
 
     /// The session sent bytes of files.
-    pub(super) const fn sent_files(&mut self, id: SessionId) {
-        self.last_with_files = Some(id);
+    pub(super) fn sent_files(&mut self, id: SessionId) {
+        if self.with_files.pop_front_if(|first| *first == id).is_some() {
+            self.with_files.push_back(id);
+        }
     }
 
     /// The session has no bytes of files that may go now; its pacer may have set a deadline.
     pub(super) fn no_files(&mut self, id: SessionId) {
-        self.touched = None;
-        self.stale.insert(id);
-        self.with_files.remove(&id);
-    }
-
-    /// The session has nothing more to send. Sending moves deadlines too.
-    pub(super) fn idle(&mut self, id: SessionId) {
-        self.touched = None;
-        self.stale.insert(id);
-        self.ready.remove(&id);
+        if self.with_files.pop_front_if(|first| *first == id).is_some()
+            && let Some(marks) = self.marks(id)
+        {
+            marks.with_files = false;
+        }
+        self.doubt(id);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deadlines_and_turns() {
-        let at = Instant::from_micros;
-        let mut schedule = Schedule::default();
-        let settle = |schedule: &mut Schedule, deadlines: [u64; 2]| {
-            while let Some(id) = schedule.next_stale() {
-                let [one, two] = deadlines.map(at);
-                schedule.set_deadline(id, Some(if id == SessionId(1) { one } else { two }));
-            }
-        };
-        schedule.touch(SessionId(1));
-        schedule.touch(SessionId(2));
-        settle(&mut schedule, [5, 3]);
-        assert_eq!(schedule.next_deadline(), Some((at(3), SessionId(2))));
-        schedule.touch(SessionId(2));
-        schedule.touch(SessionId(2));
-        settle(&mut schedule, [0, 9]);
-        assert_eq!(schedule.next_deadline(), Some((at(5), SessionId(1))));
-        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
-        assert_eq!(schedule.next_ready(), Some(SessionId(2)));
-        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
-        schedule.idle(SessionId(2));
-        assert_eq!(schedule.next_stale(), Some(SessionId(2)), "it has sent");
-        assert_eq!(schedule.next_ready(), Some(SessionId(1)));
-        schedule.touch(SessionId(2));
-        schedule.idle(SessionId(2));
-        schedule.touch(SessionId(2));
-        assert_eq!(schedule.next_ready(), Some(SessionId(2)), "touched again after it was idle");
-        schedule.idle(SessionId(2));
-        schedule.forget(SessionId(1));
-        assert_eq!(schedule.next_ready(), None);
-        assert_eq!(schedule.next_deadline(), Some((at(9), SessionId(2))));
-    }
-}
+mod tests;

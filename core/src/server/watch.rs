@@ -47,7 +47,7 @@ impl Server {
 
     /// A minute is over.
     pub(super) fn watch_minute(&mut self) {
-        let ids: alloc::vec::Vec<_> = self.sessions.keys().copied().collect();
+        let ids: alloc::vec::Vec<_> = self.sessions.iter().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.count_traffic(id));
         for alert in self.monitor.minute() {
             self.alert(Some(alert));
@@ -55,7 +55,7 @@ impl Server {
         for audit in self.monitor.drops(&self.drops) {
             self.audit(audit);
         }
-        let established = self.sessions.values().filter(|e| e.established.is_some()).count();
+        let established = self.sessions.established();
         for (what, used, limit) in [
             (Resource::Sessions, established, self.max_sessions),
             (Resource::Secrets, self.credentials.accepted(), SECRETS),
@@ -68,7 +68,7 @@ impl Server {
 
     /// Adds a session's traffic since the last time to its member's.
     pub(super) fn count_traffic(&mut self, id: SessionId) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let (sent, received) = entry.session.traffic();
         let total = sent + received;
         let fresh = total.saturating_sub(entry.counted);

@@ -35,23 +35,30 @@ const fn word(seed: u64, index: u64) -> [u8; 8] {
 
 /// The bytes of a file from `offset` on.
 pub fn fill(seed: u64, offset: u64, out: &mut [u8]) {
-    let (mut at, mut out) = (offset, out);
-    while !out.is_empty() {
-        let inside = usize::try_from(at % 8).unwrap_or(0);
-        let part = &word(seed, at / 8)[inside..];
-        let len = part.len().min(out.len());
-        let (now, rest) = out.split_at_mut(len);
-        now.copy_from_slice(&part[..len]);
-        (at, out) = (at + len as u64, rest);
+    let inside = usize::try_from(offset % 8).unwrap_or(0);
+    let (first, rest) = out.split_at_mut(out.len().min((8 - inside) % 8));
+    first.copy_from_slice(&word(seed, offset / 8)[inside..][..first.len()]);
+    let mut whole = rest.chunks_exact_mut(8);
+    let mut next = offset.div_ceil(8);
+    for part in &mut whole {
+        part.copy_from_slice(&word(seed, next));
+        next += 1;
     }
+    let last = whole.into_remainder();
+    last.copy_from_slice(&word(seed, next)[..last.len()]);
 }
 
 /// Whether these are a file's bytes from `offset` on.
 #[must_use]
 pub fn fits(seed: u64, offset: u64, bytes: &[u8]) -> bool {
-    let mut right = vec![0; bytes.len()];
-    fill(seed, offset, &mut right);
-    right == bytes
+    let mut right = [0; 1024];
+    let mut at = offset;
+    bytes.chunks(right.len()).all(|part| {
+        let right = &mut right[..part.len()];
+        fill(seed, at, right);
+        at += part.len() as u64;
+        right == part
+    })
 }
 
 /// Stands for the SHA-256 of a file.

@@ -32,7 +32,7 @@ impl Files {
 impl Server {
     /// Takes files that are here already, a few at a time: nothing of them has to come again.
     pub(super) fn take_known(&mut self, id: SessionId) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let mut room = FILES_TAKEN;
         for transfer in self.files.offered_by(id, false).collect::<Vec<_>>() {
             let Some(Transfer { number, what: What::In { offer, known, .. }, .. }) =

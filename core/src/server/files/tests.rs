@@ -425,11 +425,11 @@ fn a_broken_session_costs_no_byte_twice() {
     assert_eq!(scene.parties[bob].left.len(), 1);
     scene.parties[bob].online = true;
     scene.parties[bob].limit = u64::MAX >> 8;
-    let before = scene.server.sessions.values().map(|entry| entry.session.traffic().0).sum::<u64>();
+    let before = scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
     scene.run(60_000);
     let [(_, got)] = &scene.parties[bob].got[..] else { panic!("it came") };
     assert!(*got == file);
-    let after = scene.server.sessions.values().map(|entry| entry.session.traffic().0).sum::<u64>();
+    let after = scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
     assert!((2_500_000..3_000_000).contains(&(after - before)), "{before} {after}");
 }
 
@@ -624,6 +624,6 @@ fn keys_rotate_while_a_file_goes() {
     scene.run(30_000);
     let [(_, got)] = &scene.parties[bob].got[..] else { panic!("it came") };
     assert!(*got == file);
-    let epochs: Vec<_> = scene.server.sessions.values().map(|e| e.session.epoch()).collect();
+    let epochs: Vec<_> = scene.server.sessions.iter().map(|(_, e)| e.session.epoch()).collect();
     assert!(epochs.iter().all(|epoch| epoch.is_some_and(|epoch| epoch.0 > 8)), "{epochs:?}");
 }
