@@ -135,6 +135,39 @@ fn a_folder_arrives_as_it_is() {
     same(&folder.join("2025/a.jpg"), &into.join("photos (2)/2025/a.jpg"));
 }
 
+/// The server's own inbox is no worse than a member's folder, whatever interrupts it.
+#[test]
+fn a_folder_for_the_server_arrives_as_it_is() {
+    let mut scene = Scene::new();
+    let folder = scene.path("photos");
+    std::fs::create_dir_all(folder.join("empty/within")).unwrap();
+    let files = [("2025/a.jpg", 0), ("a.jpg", 5000), ("large.bin", 200 << 20)];
+    for (file, size) in files {
+        std::fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
+        std::fs::File::create(folder.join(file)).unwrap().set_len(size).unwrap();
+    }
+    make(&folder.join("a.jpg"), 3, 5000);
+    let inbox = scene.sandbox.state().join("inbox");
+    let mut sending = Process::start(scene.send("@server", &[&folder]));
+    wait_until("the first comes", || inbox.join("photos/a.jpg").exists());
+    scene.server.process.kill();
+    sending.kill();
+    assert!(!inbox.join("photos/large.bin").exists(), "it was killed in between");
+    scene.serve_again();
+    let again = Process::start(scene.send("@server", &[&folder]));
+    drop(again.end_within(PATIENCE * 10).expect(0));
+    for (file, _) in files {
+        same_large(&folder.join(file), &inbox.join("photos").join(file));
+    }
+    assert!(inbox.join("photos/empty/within").is_dir());
+    assert_eq!(names(&inbox), ["photos"]);
+    assert!(!inbox.join(".clawchat-parts").exists(), "nothing is left of it");
+    std::fs::remove_file(folder.join("large.bin")).unwrap();
+    drop(Process::start(scene.send("@server", &[&folder])).end().expect(0));
+    assert_eq!(names(&inbox), ["photos", "photos (2)"]);
+    assert_eq!(names(&inbox.join("photos (2)")), ["2025", "a.jpg", "empty"]);
+}
+
 #[test]
 fn who_listens_takes_them_and_overwrites_nothing() {
     let scene = Scene::new();

@@ -2,7 +2,7 @@
 
 use super::args::{Common, Get};
 use super::link::{Link, Woken};
-use super::outgoing::LIST;
+use crate::disk::folders::LIST;
 use super::shown::Shown;
 use super::taking::Taker;
 use crate::failure::{Exit, Failure, Outcome};

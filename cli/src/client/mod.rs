@@ -5,7 +5,6 @@ mod chat;
 mod commands;
 mod demo;
 mod files;
-mod folders;
 mod get;
 mod inbox;
 mod link;

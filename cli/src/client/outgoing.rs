@@ -3,6 +3,7 @@
 use super::memory::{Memory, Sent};
 use crate::disk;
 use crate::disk::folder::{Manifest, Walked, walk};
+use crate::disk::folders::LIST;
 use crate::disk::source::Source;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::one_line;
@@ -13,9 +14,6 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// How the name of a folder's list ends.
-pub(super) const LIST: &str = ".clawchat-folder";
 
 /// What an item is.
 #[derive(Clone, Debug, PartialEq, Eq)]

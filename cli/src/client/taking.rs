@@ -2,13 +2,11 @@
 //! is whole and verified; nothing is ever overwritten.
 
 use super::args::Common;
-use super::folders::{Folder, folders};
 use super::link::Link;
-use super::outgoing::LIST;
 use super::progress::Progress;
 use super::shown::Shown;
 use crate::disk;
-use crate::disk::folder::{MANIFEST_MAX, Manifest};
+use crate::disk::folders::{Folders, PARTS};
 use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::failure::{Exit, Failure, Failures, Outcome};
@@ -25,8 +23,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Where partial files lie, in the folder that they are for.
-const PARTS: &str = ".clawchat-parts";
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// How often it is looked whether there is room now.
@@ -54,7 +50,7 @@ pub(super) struct Taker<'a> {
     /// Offers that wait for their turn.
     waiting: VecDeque<(TransferId, FileOffer)>,
     /// Folders whose files are on their way.
-    folders: Vec<Folder>,
+    folders: Folders,
     hashed: (Sender<Digested>, Receiver<Digested>),
     progress: Progress,
     /// Bytes that are through.
@@ -78,7 +74,7 @@ impl<'a> Taker<'a> {
         Ok(Self {
             common,
             link,
-            folders: folders(&into.join(PARTS)),
+            folders: Folders::open(&into),
             into,
             received: Shown::default(),
             active: BTreeMap::new(),
@@ -107,7 +103,7 @@ impl<'a> Taker<'a> {
 
     /// Whether a file, by its sender and id, belongs to a folder on its way.
     pub(super) fn is_of_folder(&self, key: &(String, ChatId)) -> bool {
-        self.folders.iter().any(|folder| folder.place(key).is_some())
+        self.folders.has(key)
     }
 
     /// Whether something is under way.
@@ -202,7 +198,7 @@ impl<'a> Taker<'a> {
 
     /// A list of a folder comes before the files in it.
     fn is_behind_a_list(&self, offer: &FileOffer) -> bool {
-        self.active.values().any(|other| other.from == offer.from && other.name.ends_with(LIST))
+        self.active.values().any(|other| other.from == offer.from && Folders::is_list(other))
     }
 
     async fn start_next(&mut self) {
@@ -355,17 +351,9 @@ impl<'a> Taker<'a> {
         sha256: [u8; 32],
         arriving: Arriving,
     ) {
-        let key = (offer.from.clone(), offer.id);
-        let within = self.folders.iter().find_map(|folder| folder.place(&key));
-        let folder = within.unwrap_or_else(|| self.into.clone());
-        let is_list = offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64;
         let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
-        let placed = if is_list {
-            let parts = self.into.join(PARTS);
-            smol::unblock(move || incoming.place(&parts, &name)).await
-        } else {
-            smol::unblock(move || incoming.place(&folder, &name)).await
-        };
+        let folder = self.folders.folder_for(offer);
+        let placed = smol::unblock(move || incoming.place(&folder?, &name)).await;
         let path = match placed {
             Ok(path) => path,
             Err(error) => {
@@ -380,33 +368,11 @@ impl<'a> Taker<'a> {
         self.link.handle.file_checked(transfer, Ok(()));
         self.done += offer.size;
         self.taken += 1;
-        self.folders.retain_mut(|folder| folder.misses_more_than(&key));
-        let folder = if is_list { self.unfold(offer, &path) } else { None };
+        let folder = self.folders.placed(offer, &path).unwrap_or_else(|failure| {
+            self.failures.push(failure);
+            None
+        });
         self.tell_done(transfer, offer, &sha256, folder.as_deref().unwrap_or(&path));
-    }
-
-    /// A folder's list: its folders are made, and its files will go there. One that is none is a file
-    /// like others.
-    fn unfold(&mut self, offer: &FileOffer, path: &Path) -> Option<PathBuf> {
-        let manifest = std::fs::read(path).ok().and_then(|bytes| Manifest::parse(&bytes))?;
-        let root = match manifest.make_folders(&self.into) {
-            Ok(root) => root,
-            Err(error) => {
-                self.failures.push(disk::cannot_write(&self.into, &error));
-                return None;
-            }
-        };
-        let folder = Folder::new(path.to_owned(), &offer.from, root.clone(), &manifest);
-        // The next process goes on with it.
-        if let Err(failure) = folder.keep() {
-            complain(&failure.to_string());
-        }
-        if folder.missing.is_empty() {
-            folder.forget();
-        } else {
-            self.folders.push(folder);
-        }
-        Some(root)
     }
 
     fn tell_done(&self, transfer: TransferId, offer: &FileOffer, sha256: &[u8; 32], path: &Path) {
@@ -461,8 +427,7 @@ impl<'a> Taker<'a> {
     pub(super) fn stop(&self) -> usize {
         self.progress.end();
         self.link.files.save_all();
-        // It stays while anything is in it.
-        let _stays = std::fs::remove_dir(self.into.join(PARTS));
+        self.folders.tidy();
         self.active.len() + self.waiting.len() + self.left.len()
     }
 }

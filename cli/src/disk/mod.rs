@@ -2,11 +2,13 @@
 
 pub mod digest;
 pub mod folder;
+pub mod folders;
 mod have;
 pub mod incoming;
 mod manifest;
 mod parts;
 pub mod place;
+pub mod received;
 pub mod room;
 pub mod source;
 pub mod spool;

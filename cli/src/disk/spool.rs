@@ -268,7 +268,7 @@ impl Meta {
             && fits(self.stored_at)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let recipients = self.recipients.iter().map(|name| Json::from(name.as_str()));
         Object::new()
             .with("schema", 1)
@@ -283,7 +283,7 @@ impl Meta {
             .encode()
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let object = Object::parse(bytes).ok()?;
         let text = |key| object.text(key).ok();
         let number = |key| object.uint(key).ok();

@@ -5,6 +5,7 @@ use super::admin;
 use super::run::Command;
 use super::spooler::{self, Job, Queue};
 use crate::disk;
+use crate::disk::folders::Folders;
 use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::disk::source::Source;
@@ -154,7 +155,11 @@ impl Files {
                 .sessions
                 .iter()
                 .filter(|(other, of)| **of == session && self.arriving.contains_key(other));
-            if on_their_way.count() >= FILES_TAKEN {
+            // A list of a folder comes before the files in it.
+            let behind = self.arriving.values().any(|Arriving { offer: other, .. }| {
+                other.from == offer.from && Folders::is_list(other)
+            });
+            if behind || on_their_way.count() >= FILES_TAKEN {
                 self.waiting.push_back((session, transfer, offer));
                 continue;
             }

@@ -102,7 +102,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),
-        files: spooler::stored(&spool),
+        files: spooler::stored(&spool, &folder),
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
         key_limits: KeyLimits::default(),
         provider: cipher::provider(),

@@ -4,11 +4,14 @@
 use super::files::News;
 use super::run::Command;
 use crate::disk;
+use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming, Key};
+use crate::disk::received::Received;
 use crate::disk::room::Room;
 use crate::disk::source::Source;
 use crate::disk::spool::{Meta, Spool};
 use crate::failure::Outcome;
+use crate::text::complain;
 use clawchat_core::id::{ChatId, OpId, TransferId};
 use clawchat_core::limits::FILE_AGE;
 use clawchat_core::ops;
@@ -97,8 +100,13 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
     opened.map_err(|error| disk::cannot_write(&path, &error))
 }
 
-/// The files that the spool keeps, as the machine takes them.
-pub(super) fn stored(spool: &Spool) -> Vec<StoredFile> {
+/// Where it says what the inbox got.
+fn received(folder: &Path) -> (Received, Vec<Meta>) {
+    Received::open(folder.join("spool").join("received"))
+}
+
+/// The files that the spool keeps, and those that the inbox got, as the machine takes them.
+pub(super) fn stored(spool: &Spool, folder: &Path) -> Vec<StoredFile> {
     let file = |meta: Meta| {
         let to = Recipient::parse(&meta.to)?;
         let (id, name, size, from) = (ChatId(meta.id), meta.name, meta.size, meta.from);
@@ -106,7 +114,8 @@ pub(super) fn stored(spool: &Spool) -> Vec<StoredFile> {
         let (sha256, to) = (meta.sha256, meta.recipients);
         Some(StoredFile { offer, sha256, to, stored_at: UnixMs(meta.stored_at) })
     };
-    spool.list().into_iter().filter_map(file).collect()
+    let (_, received) = received(folder);
+    received.into_iter().chain(spool.list()).filter_map(file).collect()
 }
 
 /// The thread for what takes long.
@@ -119,6 +128,9 @@ pub(super) fn start(
     std::thread::spawn(move || {
         let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
         let mut swept = Instant::now();
+        let inbox = Folders::open(&folder.join("inbox"));
+        let (received, _) = received(&folder);
+        let mut inbox = Inbox { folders: inbox, received };
         while let Ok(job) = work.recv() {
             // Parts that nobody goes on with would count against the quota for ever.
             if swept.elapsed() >= SWEEP_EVERY {
@@ -130,7 +142,7 @@ pub(super) fn start(
                 Job::Save(checkpoint) => drop(checkpoint.save()),
                 Job::Discard(incoming) => drop(incoming.discard()),
                 Job::Keep(transfer, incoming, file) => {
-                    let kept = keep(&spool, &folder.join("inbox"), *incoming, file);
+                    let kept = keep(&spool, &mut inbox, *incoming, file);
                     let _gone = remote.command(Command::File(News::Kept(transfer, kept)));
                 }
                 Job::Delivered(op, (from, id), by) => {
@@ -159,10 +171,16 @@ pub(super) fn start(
     })
 }
 
+/// The server's own files.
+struct Inbox {
+    folders: Folders,
+    received: Received,
+}
+
 /// Makes a whole file durable: in the inbox if it is the server's, else in the spool.
 fn keep(
     spool: &Spool,
-    inbox: &Path,
+    inbox: &mut Inbox,
     incoming: Incoming,
     mut file: StoredFile,
 ) -> Result<(StoredFile, Option<PathBuf>), String> {
@@ -171,9 +189,17 @@ fn keep(
     };
     let to_us = |to: &Recipient| matches!(to, Recipient::Member(name) if name == SERVER_MEMBER);
     if to_us(&file.offer.to) {
-        let path = incoming.place(inbox, &file.offer.name).map_err(failed)?;
+        let folder = inbox.folders.folder_for(&file.offer).map_err(failed)?;
+        let path = incoming.place(&folder, &file.offer.name).map_err(failed)?;
         file.to.clear();
-        return Ok((file, Some(path)));
+        let root = inbox.folders.placed(&file.offer, &path).unwrap_or_else(|failure| {
+            complain(&failure.to_string());
+            None
+        });
+        // Last: a list that is known has its folder.
+        inbox.received.note(&meta(&file));
+        inbox.folders.tidy();
+        return Ok((file, Some(root.unwrap_or(path))));
     }
     if file.to.is_empty() {
         incoming.discard().map_err(failed)?;

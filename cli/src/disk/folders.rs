@@ -1,0 +1,195 @@
+//! Folders that come: their lists say where the files in them go (docs/files.md).
+
+use super::folder::{MANIFEST_MAX, Manifest};
+use super::{cannot_write, write_private};
+use crate::failure::Outcome;
+use crate::text::complain;
+use clawchat_core::id::ChatId;
+use clawchat_core::wire::json::Object;
+use clawchat_core::wire::message::FileOffer;
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// How the name of a folder's list ends.
+pub const LIST: &str = ".clawchat-folder";
+/// Where partial files, and lists of folders that are not whole, lie in the folder that they are for.
+pub const PARTS: &str = ".clawchat-parts";
+/// Files that folders of one sender may miss in all: beyond that his oldest folder is no longer put
+/// together, and its files come side by side.
+const MISSING_MAX: usize = 100_000;
+
+/// The folders that are on their way to one place.
+#[derive(Debug)]
+pub struct Folders {
+    into: PathBuf,
+    folders: Vec<Folder>,
+}
+
+impl Folders {
+    /// Those that go into the folder `into`, with those that were begun before.
+    #[must_use]
+    pub fn open(into: &Path) -> Self {
+        let mut all = Self { into: into.to_owned(), folders: Vec::new() };
+        for folder in begun(&into.join(PARTS)) {
+            all.push(folder);
+        }
+        all
+    }
+
+    /// Whether an offer is one of a folder's list.
+    #[must_use]
+    pub fn is_list(offer: &FileOffer) -> bool {
+        offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64
+    }
+
+    /// Whether a file, by its sender and id, belongs to a folder on its way.
+    #[must_use]
+    pub fn has(&self, key: &(String, ChatId)) -> bool {
+        self.folders.iter().any(|folder| folder.place(key).is_some())
+    }
+
+    /// The folder that a file goes to.
+    ///
+    /// # Errors
+    /// The operating system's, when that of lists can't be made.
+    pub fn folder_for(&self, offer: &FileOffer) -> io::Result<PathBuf> {
+        if Self::is_list(offer) {
+            let parts = self.into.join(PARTS);
+            DirBuilder::new().recursive(true).mode(0o700).create(&parts)?;
+            return Ok(parts);
+        }
+        let key = (offer.from.clone(), offer.id);
+        let within = self.folders.iter().find_map(|folder| folder.place(&key));
+        // It may have been moved away meanwhile.
+        Ok(within.filter(|path| path.is_dir()).unwrap_or_else(|| self.into.clone()))
+    }
+
+    /// A file is in its place, `path`. If it was a folder's list: its folders are made, and this is where.
+    /// A list that is none is a file like others.
+    ///
+    /// # Errors
+    /// 73: the folders can't be made, and the files will come side by side.
+    pub fn placed(&mut self, offer: &FileOffer, path: &Path) -> Outcome<Option<PathBuf>> {
+        if !Self::is_list(offer) {
+            let key = (offer.from.clone(), offer.id);
+            self.folders.retain_mut(|folder| folder.misses_more_than(&key));
+            return Ok(None);
+        }
+        let read = std::fs::read(path).ok().and_then(|bytes| Manifest::parse(&bytes));
+        let Some(manifest) = read else { return Ok(None) };
+        let made = manifest.make_folders(&self.into);
+        let root = made.map_err(|error| cannot_write(&self.into, &error))?;
+        let folder = Folder::new(path.to_owned(), &offer.from, root.clone(), &manifest);
+        // The next process goes on with it.
+        if let Err(failure) = folder.keep() {
+            complain(&failure.to_string());
+        }
+        self.push(folder);
+        Ok(Some(root))
+    }
+
+    fn push(&mut self, folder: Folder) {
+        let from = folder.from.clone();
+        if folder.missing.is_empty() {
+            folder.forget();
+        } else {
+            self.folders.push(folder);
+        }
+        loop {
+            let mut own = self.folders.iter().enumerate().filter(|(_, other)| other.from == from);
+            let missing: usize = own.clone().map(|(_, other)| other.missing.len()).sum();
+            match own.next() {
+                Some((oldest, _)) if missing > MISSING_MAX => self.folders.remove(oldest).forget(),
+                _ => return,
+            }
+        }
+    }
+
+    /// Removes the folder of partial files, unless anything is in it.
+    pub fn tidy(&self) {
+        let _stays = std::fs::remove_dir(self.into.join(PARTS));
+    }
+}
+
+/// A folder whose files are on their way.
+#[derive(Debug)]
+struct Folder {
+    /// Its list, which lies among the partial files until all of them are here.
+    list: PathBuf,
+    from: String,
+    root: PathBuf,
+    /// Where each that is missing goes.
+    missing: BTreeMap<ChatId, PathBuf>,
+}
+
+impl Folder {
+    fn new(list: PathBuf, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
+        let place = |path: &str| {
+            let path = root.join(path);
+            path.parent().map_or_else(|| root.clone(), Path::to_owned)
+        };
+        let files = manifest.files.iter();
+        let missing = files.map(|file| (ChatId(file.id), place(&file.path))).collect();
+        Self { list, from: from.to_owned(), root, missing }
+    }
+
+    /// Where a file of it goes.
+    fn place(&self, (from, id): &(String, ChatId)) -> Option<PathBuf> {
+        self.missing.get(id).filter(|_| self.from == *from).cloned()
+    }
+
+    /// A file is in its place; whether others are missing. With the last one the list goes.
+    fn misses_more_than(&mut self, (from, id): &(String, ChatId)) -> bool {
+        if self.from == *from && self.missing.remove(id).is_some() && self.missing.is_empty() {
+            self.forget();
+            return false;
+        }
+        true
+    }
+
+    /// Beside its list: what the next process has to know.
+    fn keep(&self) -> Outcome<()> {
+        let object = Object::new()
+            .with("from", self.from.as_str())
+            .with("root", self.root.to_string_lossy().as_ref());
+        write_private(&place_of(&self.list), &object.encode(), true)
+    }
+
+    fn forget(&self) {
+        for path in [place_of(&self.list), self.list.clone()] {
+            // One that stays is read again, for nothing.
+            let _left = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn place_of(list: &Path) -> PathBuf {
+    list.with_extension("place")
+}
+
+/// Folders that were begun before.
+fn begun(parts: &Path) -> Vec<Folder> {
+    let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
+    let read = |place: PathBuf| {
+        let object = Object::parse(&std::fs::read(&place).ok()?).ok()?;
+        let list = place.with_extension(LIST.trim_start_matches('.'));
+        let manifest = Manifest::parse(&std::fs::read(&list).ok()?)?;
+        let root = PathBuf::from(object.text("root").ok()?);
+        let mut folder = Folder::new(list, object.text("from").ok()?, root.clone(), &manifest);
+        // What is there was placed before.
+        for file in &manifest.files {
+            if root.join(&file.path).exists() {
+                folder.missing.remove(&ChatId(file.id));
+            }
+        }
+        Some(folder)
+    };
+    let places = entries.map(|entry| entry.path());
+    places
+        .filter(|path| path.extension().is_some_and(|end| end == "place"))
+        .filter_map(read)
+        .collect()
+}
