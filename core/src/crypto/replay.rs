@@ -43,6 +43,13 @@ impl ReplayWindow {
             // From the first gap on each number counts. Those above the highest are not looked at.
             none => none.insert(Box::new([u64::MAX; WORDS])),
         };
+        if seq == self.highest + 1 && new == old {
+            // In order, and within a word: what lies above the highest goes but for this one.
+            let word = &mut seen[Self::word(seq)];
+            *word = *word & (u64::MAX >> (63 - self.highest % 64)) | 1 << (seq % 64);
+            self.highest = seq;
+            return;
+        }
         if self.highest < seq {
             // Of the word that the highest is in, what lies above it.
             seen[Self::word(self.highest)] &= u64::MAX >> (63 - self.highest % 64);

@@ -64,6 +64,8 @@ pub(super) struct Files {
     next_transfer: u64,
     transfers: BTreeMap<TransferId, Transfer>,
     numbers: BTreeMap<(SessionId, Number), TransferId>,
+    /// The one that bytes came for last: they come in batches.
+    last: Option<(SessionId, u64, TransferId)>,
     next_file: u64,
     /// In the order in which they came.
     kept: BTreeMap<u64, StoredFile>,
@@ -81,6 +83,18 @@ impl Files {
         self.numbers.get(&(session, number)).copied()
     }
 
+    /// The transfer that bytes are for.
+    pub(super) fn of_chunk(&mut self, session: SessionId, count: u64) -> Option<TransferId> {
+        if let Some((same, number, transfer)) = self.last
+            && (same, number) == (session, count)
+        {
+            return Some(transfer);
+        }
+        let transfer = self.of(session, Number { ours: false, count })?;
+        self.last = Some((session, count, transfer));
+        Some(transfer)
+    }
+
     fn begin(&mut self, session: SessionId, number: Number, what: What) -> TransferId {
         let transfer = TransferId(self.next_transfer);
         self.next_transfer += 1;
@@ -91,6 +105,7 @@ impl Files {
 
     fn end(&mut self, transfer: TransferId) -> Option<Transfer> {
         let ended = self.transfers.remove(&transfer)?;
+        self.last.take_if(|(.., last)| *last == transfer);
         self.numbers.remove(&(ended.session, ended.number));
         Some(ended)
     }

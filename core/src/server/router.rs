@@ -5,7 +5,7 @@ use crate::error::DropReason;
 use crate::id::SessionId;
 use crate::limits::DATAGRAM_BASE;
 use crate::ops::Chunk;
-use crate::session::{Batch, ChunkAt, Context, Number, datagram_hash};
+use crate::session::{Batch, ChunkAt, Context, datagram_hash};
 use crate::time::Now;
 use crate::transport::epochs::Found;
 use crate::transport::path::Path;
@@ -85,7 +85,7 @@ impl Server {
         match taken {
             Ok(chunk) => {
                 let (id, ChunkAt { count, offset, at }) = chunk?;
-                let transfer = self.files.of(id, Number { ours: false, count })?;
+                let transfer = self.files.of_chunk(id, count)?;
                 Some(Chunk { transfer, offset, bytes: datagram.get(at)? })
             }
             Err(reason) => {

@@ -211,10 +211,14 @@ impl Session {
         if opened.completes {
             self.advance(path, opened.epoch);
         }
-        let len = datagram.len();
+        let (now, len) = (cx.now.mono, datagram.len());
         if let Some(transport) = self.phase.transport_mut() {
-            transport.arrived(cx.now.mono, path, opened.seq, len, &mut cx.random.public);
+            transport.arrived(now, path, opened.seq, len, &mut cx.random.public);
             self.traffic = transport.traffic();
+            let plaintext = &datagram[opened.plaintext.clone()];
+            if let Some(chunk) = transport.take_lone_chunk(now, header.kind, &opened, plaintext) {
+                return Ok(self.take_lone_chunk(cx, chunk, opened.plaintext.end));
+            }
         }
         let chunk = self.take_frames(cx, path, header.kind, &opened, datagram);
         if let Err(violation) = &chunk {
@@ -225,6 +229,23 @@ impl Session {
         self.keep_keys_fresh(cx);
         self.note_move();
         Ok(chunk.unwrap_or(None))
+    }
+
+    /// Bytes of a file that came alone: of all that may follow from a datagram, only their count matters.
+    fn take_lone_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: (u64, u64, usize),
+        end: usize,
+    ) -> Option<ChunkAt> {
+        let taken = self.take_chunk(cx.now, chunk, end);
+        if let Err(violation) = &taken {
+            self.violate(cx.now, *violation);
+        }
+        if self.phase.transport().is_some_and(|transport| transport.epochs.is_due()) {
+            self.keep_keys_fresh(cx);
+        }
+        taken.unwrap_or(None)
     }
 
     /// A packet of a new epoch opened: the session is established, or a rotation complete.

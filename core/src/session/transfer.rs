@@ -106,19 +106,24 @@ impl Transfers {
         }
     }
 
-    /// A CHUNK came. Whether it brought anything: one of a transfer that is over, or one that was
+    /// A CHUNK came: its file, if it brought anything. One of a transfer that is over, or one that was
     /// there already, does not.
-    fn take_chunk(&mut self, count: u64, offset: u64, len: usize) -> Result<bool, Violation> {
+    fn take_chunk(
+        &mut self,
+        count: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<&mut Incoming>, Violation> {
         if count >= self.offered_to_us {
             return Err(Violation::UnknownTransfer);
         }
-        let Some(incoming) = self.incoming.get_mut(&count) else { return Ok(false) };
+        let Some(incoming) = self.incoming.get_mut(&count) else { return Ok(None) };
         let limit = incoming.limit.ok_or(Violation::UnknownTransfer)?;
         let end = offset + len as u64;
         if end > incoming.size.min(limit) {
             return Err(Violation::ChunkPastLimit);
         }
-        Ok(incoming.held.insert(offset..end))
+        Ok(incoming.held.insert(offset..end).then_some(incoming))
     }
 
     /// Which of two transfers with the same number a cancellation is about. The message need not say
@@ -298,18 +303,19 @@ impl Session {
         (count, offset, len): (u64, u64, usize),
         end: usize,
     ) -> Result<Option<ChunkAt>, Violation> {
-        if !self.transfers.take_chunk(count, offset, len)? {
+        let Some(incoming) = self.transfers.take_chunk(count, offset, len)? else {
             return Ok(None);
-        }
-        let pieces = self.transfers.incoming.get(&count).map_or(0, |file| file.held.len());
-        if pieces > FILE_PIECES {
+        };
+        if incoming.held.len() > FILE_PIECES {
             let number = Number { ours: false, count };
             let reason = "it comes in too many pieces";
             self.cancel_file(now, number, reason);
             self.tell_file(number, FileEvent::Cancelled(reason.to_string()));
             return Ok(None);
         }
-        self.complete_file(count);
+        if incoming.sha256.is_some() {
+            self.complete_file(count);
+        }
         Ok(Some(ChunkAt { count, offset, at: end - len..end }))
     }
 

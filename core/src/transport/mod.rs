@@ -20,7 +20,7 @@ use crate::limits::{DATAGRAM_BASE, HEADER_LEN, IDLE_TIMEOUT, KEEPALIVE, TAG_LEN}
 use crate::random::Stream;
 use crate::time::{Duration, Instant, Now};
 use crate::wire::cursor::Writer;
-use crate::wire::frame::{Ack, Frame, Frames, write_signal};
+use crate::wire::frame::{Ack, Frame, Frames, lone_chunk, write_signal};
 use crate::wire::header::{Header, PacketType};
 use ack::Acks;
 use alloc::collections::VecDeque;
@@ -193,6 +193,23 @@ impl Transport {
         (self.sent_bytes, self.received_bytes)
     }
 
+    /// Takes a packet that opened, completes no rotation and holds nothing but bytes of a file: of which
+    /// transfer, from where on, and how many. Else `None`, and nothing is changed.
+    pub(crate) fn take_lone_chunk(
+        &mut self,
+        now: Instant,
+        kind: PacketType,
+        opened: &Opened,
+        plaintext: &[u8],
+    ) -> Option<(u64, u64, usize)> {
+        if kind != PacketType::File || opened.completes {
+            return None;
+        }
+        let (transfer, offset, bytes) = lone_chunk(plaintext)?;
+        self.acks.opened(now, opened.seq, true, false);
+        Some((transfer, offset, bytes.len()))
+    }
+
     /// Takes the frames of a packet that opened, all or, when one is bad, none.
     pub(crate) fn process<'d>(
         &mut self,
@@ -202,10 +219,6 @@ impl Transport {
         (seq, completes): (u64, bool),
         plaintext: &'d [u8],
     ) -> Result<Inbox<'d>, Violation> {
-        if let Some(chunk) = lone_chunk(kind, plaintext) {
-            self.acks.opened(now, seq, true, completes);
-            return Ok(Inbox { signals: Vec::new(), chunk: Some(chunk) });
-        }
         for frame in Frames::new(plaintext) {
             if !frame.map_err(Violation::Frames)?.allowed_in(kind) {
                 return Err(Violation::FrameInType);
@@ -412,18 +425,6 @@ fn pace(recovery: &Recovery, now: Instant) -> Pace {
     let most = recovery.rtt.min().map_or(PATH_PTO_MAX, |least| PATH_PTO_MAX.max(least * 2));
     let pto = recovery.rtt.pto().min(most);
     Pace { now, pto, rtt: recovery.rtt.smoothed().map_or(pto, |rtt| rtt.min(most)) }
-}
-
-/// The CHUNK that is all there is in a packet: what nearly every packet of a file is.
-fn lone_chunk(kind: PacketType, plaintext: &[u8]) -> Option<(u64, u64, usize)> {
-    if kind != PacketType::File {
-        return None;
-    }
-    match Frames::new(plaintext).next()?.ok()? {
-        // It goes to the end of its packet.
-        Frame::Chunk { transfer, offset, bytes } => Some((transfer, offset, bytes.len())),
-        _ => None,
-    }
 }
 
 /// Adds a chunk to those before it if it touches them; if not, they are over.

@@ -55,6 +55,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Malformed::Truncated`] when it is cut.
     pub fn varint(&mut self) -> Result<u64, Malformed> {
+        if let Some(ahead) = self.0.first_chunk::<8>() {
+            let len = 1 << (ahead[0] >> 6);
+            let value = u64::from_be_bytes(*ahead) & (u64::MAX >> 2);
+            self.0 = &self.0[len..];
+            return Ok(value >> (64 - 8 * len));
+        }
         let first = self.u8()?;
         let mut value = u64::from(first & 0x3f);
         for byte in self.bytes((1 << (first >> 6)) - 1)? {

@@ -126,11 +126,7 @@ impl<'a> Frame<'a> {
                 Self::Message(Fragment { id, total, offset, bytes: reader.bytes(length)? })
             }
             CHUNK => {
-                let (transfer, offset) = (reader.varint()?, reader.varint()?);
-                let bytes = reader.rest();
-                if bytes.is_empty() || offset + bytes.len() as u64 > VARINT_MAX {
-                    return Err(Malformed::Chunk);
-                }
+                let (transfer, offset, bytes) = read_chunk(reader)?;
                 Self::Chunk { transfer, offset, bytes }
             }
             CHALLENGE => Self::Challenge(reader.array()?),
@@ -246,6 +242,23 @@ pub fn write_message(out: &mut Writer<'_>, fragment: &Fragment<'_>) -> usize {
         && out.varint(count as u64)
         && out.bytes(&fragment.bytes[..count]);
     if ok { count } else { 0 }
+}
+
+/// The rest of a CHUNK: transfer, offset, and bytes to the end of the plaintext.
+fn read_chunk<'a>(reader: &mut Reader<'a>) -> Result<(u64, u64, &'a [u8]), Malformed> {
+    let (transfer, offset) = (reader.varint()?, reader.varint()?);
+    let bytes = reader.rest();
+    if bytes.is_empty() || offset + bytes.len() as u64 > VARINT_MAX {
+        return Err(Malformed::Chunk);
+    }
+    Ok((transfer, offset, bytes))
+}
+
+/// The CHUNK that a plaintext begins with, and so is all of it.
+#[must_use]
+pub fn lone_chunk(plaintext: &[u8]) -> Option<(u64, u64, &[u8])> {
+    let (tag, rest) = plaintext.split_first()?;
+    if *tag == CHUNK { read_chunk(&mut Reader::new(rest)).ok() } else { None }
 }
 
 /// Bytes of a file that a CHUNK at `offset` can carry in a plaintext of `room` bytes.

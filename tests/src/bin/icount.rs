@@ -18,7 +18,7 @@ use clawchat_core::time::{Duration, UnixMs};
 use clawchat_core::wire::cursor::Writer;
 use clawchat_core::wire::frame::{Frame, Frames, write_ack};
 use clawchat_core::wire::header::{Header, PacketType};
-use clawchat_tests::bench::{Datagram, NullCipher, Rig};
+use clawchat_tests::bench::{Datagram, FileRun, NullCipher, Rig};
 use core::hint::black_box;
 use core::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Map, Value, json};
@@ -34,6 +34,8 @@ const CALLS: u32 = 1000;
 const SESSIONS: u32 = 100;
 /// Size of a datagram, bytes.
 const SIZE: usize = 1200;
+/// Size of one that carries a file, bytes.
+const FILE_SIZE: usize = 1472;
 
 /// A function, called so many times in [`measured_section`].
 type Work = fn(u32);
@@ -49,6 +51,7 @@ const COUNTED: &[(&str, Work)] = &[
     ("server_turn_for_ping", server_turn),
     ("client_takes_ack", client_takes),
     ("router_refuses_stranger", stranger),
+    ("file_of_100_datagrams", file_turns),
 ];
 
 /// Only what is called in here is counted.
@@ -186,6 +189,24 @@ fn client_takes(calls: u32) {
         assert!(rig.from_client(0).is_empty(), "an answer asks for none");
         rig.pass(Duration::from_micros(100), 0);
     }
+}
+
+/// All that both sides do for a hundred datagrams of a file, their share of acknowledgements included.
+fn file_turns(calls: u32) {
+    let mut run = FileRun::new(1 << 40, FILE_SIZE, &NullCipher);
+    // Until the search for the size has ended, and the window is open.
+    while run.chunks() < 100_000 {
+        run.step();
+    }
+    let until = run.chunks() + 100 * u64::from(calls);
+    let mut fair = true;
+    measured_section(&mut || {
+        while run.chunks() < until {
+            run.step();
+        }
+        fair = run.chunks() < until + u64::from(calls);
+    });
+    assert!(fair, "no more were counted than are said");
 }
 
 /// A datagram that no key fits, from an address that nobody is at.
