@@ -8,13 +8,15 @@
 //!     ▼
 //!   receive batches ──► handle_batch ──► Host::store   (bounded, so that nobody starves the rest)
 //!   take inputs ──────► handle_completion, Host::command
-//!   deadline come ────► handle_timeout
 //!     │
 //!     ▼
 //!   drain: poll_action ──► bind here, or Host::start
 //!          poll_event ───► Host::event
 //!          poll_transmit ► send, until the socket would block
 //!          file_want ────► Host::load ► send_chunk ► send, the same
+//!     │
+//!     ▼
+//!   deadline come ────► handle_timeout, and drain again
 //! ```
 //!
 //! The driver knows sockets and the clock; the [`Host`] knows disk and people; the machine between

@@ -36,10 +36,12 @@ impl<H: Host> Driver<H> {
         }
         host.flush(&mut self.server, now);
         let flow = self.take_inputs(now, host);
+        self.drain(now, host);
+        // Not before: what has just been sent, acknowledgements above all, was due until then.
         if self.server.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
             self.server.handle_timeout(now);
+            self.drain(now, host);
         }
-        self.drain(now, host);
         let over = self.server.is_drained() && !self.sender.is_blocked();
         Ok(if over { Flow::Stop } else { flow })
     }

@@ -256,9 +256,7 @@ impl Wire {
         let hash = hash(datagram);
         let copy = self.by_iv.get(&iv) == Some(&hash);
         let before = *self.by_iv.entry(iv).or_insert(hash);
-        ensure(before == hash, || {
-            format!("oracle 1: two datagrams with the IV {iv:02x?}")
-        })?;
+        ensure(before == hash, || format!("oracle 1: two datagrams with the IV {iv:02x?}"))?;
         let id = *datagram[1..].first_chunk().ok_or("no message id")?;
         let before = *self.by_id.entry(id).or_insert(hash);
         ensure(before == hash, || "oracle 1: two datagrams with one number".to_string())?;

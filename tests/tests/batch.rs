@@ -284,7 +284,7 @@ fn try_out(taker: Taker) {
     for seed in 0..40 {
         let mut scene = Scene::new(taker, seed);
         (0..1000).for_each(|_| scene.step());
-        let epoch = scene.rigs[0].clients[0].epoch().unwrap();
+        let epoch = scene.rigs[0].clients[0].epoch().expect("it has a session");
         let (chunks, large) = (scene.chunks, scene.large);
         assert!(
             chunks > 500 && large > 10 && epoch.0 > 5,

@@ -2,9 +2,9 @@
 
 use super::args::{Common, Get};
 use super::link::{Link, Woken};
-use crate::disk::folders::LIST;
 use super::shown::Shown;
 use super::taking::Taker;
+use crate::disk::folders::LIST;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{answer, bytes, complain, list, one_line, print};
 use clawchat_core::client::Event;

@@ -15,6 +15,7 @@ use crate::limits::{
 };
 use crate::session::{Session, Setup, datagram_hash};
 use crate::time::{Duration, Now, UnixMs};
+use crate::transport::Timer;
 use crate::transport::epochs::{EpochState, Epochs};
 use crate::transport::path::Path;
 use crate::wire::cursor::Writer;
@@ -207,7 +208,7 @@ impl Server {
         };
         let id = self.sessions.insert(entry);
         self.schedule.begin(id);
-        self.schedule.set_deadline(id, Some(now.mono + HALF_OPEN));
+        self.schedule.set_deadline(id, Some((Timer::Forget, now.mono + HALF_OPEN)));
         if let Some((hellos, _)) = self.credentials.hellos(secret) {
             hellos.replied(now.mono, nonce, &datagram, Some(id));
         }

@@ -133,8 +133,9 @@ impl Entry {
     }
 
     /// When it is to be looked at; while it is half-open, nothing else counts.
-    fn deadline(&self) -> Option<Instant> {
-        self.half_open_until().or_else(|| self.session.deadline().map(|(_, at)| at))
+    fn deadline(&self) -> Option<(Timer, Instant)> {
+        let half_open = self.half_open_until().map(|at| (Timer::Forget, at));
+        half_open.or_else(|| self.session.deadline())
     }
 }
 
@@ -420,10 +421,7 @@ impl Server {
     /// Output: when to call [`Self::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Deadline> {
         self.set_deadlines();
-        let session = self.schedule.next_deadline().map(|(at, id)| {
-            let timer = self.sessions.get(id).and_then(|entry| entry.session.deadline());
-            Deadline { at, timer: timer.map_or(Timer::Forget, |(timer, _)| timer) }
-        });
+        let session = self.schedule.next_deadline().map(|(deadline, _)| deadline);
         let op = self.ops.deadline().map(|at| Deadline { at, timer: Timer::Completion });
         let forget = Some(Deadline { at: self.forget_at, timer: Timer::Forget });
         let named = |timer| move |at| Deadline { at, timer };

@@ -137,8 +137,7 @@ impl Server {
     fn secrets_retired(&mut self, now: Now, retired: &[SecretId]) {
         for secret in retired {
             let own = self.sessions.of_file(secret.file);
-            let half_open =
-                own.filter(|(_, e)| e.secret == *secret && e.session.is_half_open());
+            let half_open = own.filter(|(_, e)| e.secret == *secret && e.session.is_half_open());
             let gone: Vec<_> = half_open.map(|(id, _)| id).collect();
             gone.into_iter().for_each(|id| self.remove(id));
             if let Some(Credential { member, .. }) = self.credentials.get(*secret) {

@@ -2,7 +2,10 @@
 //! datagram costs the same however many there are.
 
 use crate::id::SessionId;
+use crate::ops::Deadline;
 use crate::time::Instant;
+use crate::transport::Timer;
+use alloc::collections::binary_heap::PeekMut;
 use alloc::collections::{BinaryHeap, VecDeque};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -18,6 +21,8 @@ const LITTER: usize = 64;
 struct Marks {
     id: SessionId,
     deadline: Instant,
+    /// What it is for.
+    timer: Timer,
     /// When the heap says that it is due: not later than its deadline.
     queued: Instant,
     ready: bool,
@@ -51,7 +56,8 @@ impl Schedule {
     /// A session has begun.
     pub(super) fn begin(&mut self, id: SessionId) {
         let (deadline, queued) = (NEVER, NEVER);
-        let fresh = Marks { id, deadline, queued, ready: false, stale: false, with_files: false };
+        let (timer, ready, stale, with_files) = (Timer::Forget, false, false, false);
+        let fresh = Marks { id, deadline, timer, queued, ready, stale, with_files };
         if self.marks.len() <= id.slot() {
             self.marks.resize(id.slot() + 1, fresh.clone());
         }
@@ -106,9 +112,9 @@ impl Schedule {
         None
     }
 
-    pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<Instant>) {
+    pub(super) fn set_deadline(&mut self, id: SessionId, deadline: Option<(Timer, Instant)>) {
         let Some(marks) = self.marks(id) else { return };
-        marks.deadline = deadline.unwrap_or(NEVER);
+        (marks.timer, marks.deadline) = deadline.unwrap_or((Timer::Forget, NEVER));
         if marks.deadline < marks.queued {
             let (at, fresh) = (marks.deadline, marks.queued == NEVER);
             marks.queued = at;
@@ -127,17 +133,25 @@ impl Schedule {
     }
 
     /// The first deadline, and whose it is.
-    pub(super) fn next_deadline(&mut self) -> Option<(Instant, SessionId)> {
+    pub(super) fn next_deadline(&mut self) -> Option<(Deadline, SessionId)> {
         loop {
-            let Reverse((at, id)) = *self.heap.peek()?;
-            let marks = self.marks(id).filter(|marks| marks.queued == at);
-            let deadline = marks.map(|marks| marks.deadline);
-            if deadline == Some(at) {
-                return Some((at, id));
+            let mut first = self.heap.peek_mut()?;
+            let Reverse((at, id)) = *first;
+            let marks = self.marks.get_mut(id.slot());
+            let Some(marks) = marks.filter(|marks| marks.id == id && marks.queued == at) else {
+                PeekMut::pop(first);
+                continue;
+            };
+            if marks.deadline == at {
+                return Some((Deadline { timer: marks.timer, at }, id));
             }
-            self.unqueue();
-            if let Some(deadline) = deadline {
-                self.set_deadline(id, Some(deadline));
+            marks.queued = marks.deadline;
+            if marks.queued == NEVER {
+                self.queued -= 1;
+                PeekMut::pop(first);
+            } else {
+                // It sinks no deeper than it has to: not to where nothing was for long.
+                *first = Reverse((marks.queued, id));
             }
         }
     }
@@ -155,7 +169,7 @@ impl Schedule {
     /// The sessions whose deadline has come; each once, until its deadline is set again.
     pub(super) fn due(&mut self, now: Instant) -> Vec<SessionId> {
         let mut due = Vec::new();
-        while let Some((_, id)) = self.next_deadline().filter(|(at, _)| *at <= now) {
+        while let Some((_, id)) = self.next_deadline().filter(|(due, _)| due.at <= now) {
             self.unqueue();
             due.push(id);
         }

@@ -2,7 +2,6 @@
 //! as a test says.
 
 use super::*;
-use core::net::SocketAddr;
 use crate::client::{self, Client, ClientConfig};
 use crate::crypto::aead::RustCrypto;
 use crate::limits::{DATAGRAM_MAX, OP_TIMEOUT};
@@ -13,6 +12,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
 use core::net::IpAddr;
+use core::net::SocketAddr;
 
 const IP: [u8; 4] = [192, 0, 2, 1];
 
@@ -401,7 +401,14 @@ fn an_open_port_waits_for_keys_with_the_file_that_is_durable() {
         let entry = scene.server.sessions.get_mut(id).unwrap();
         entry.announce = Some(Announce { epoch, with_file: true });
         scene.server.turn_ports(scene.now);
-        scene.server.sessions.get(id).unwrap().announce.as_ref().is_some_and(|announce| announce.with_file)
+        scene
+            .server
+            .sessions
+            .get(id)
+            .unwrap()
+            .announce
+            .as_ref()
+            .is_some_and(|announce| announce.with_file)
     };
     scene.disk = Box::new(|_| None);
     assert!(scene.server.renew(scene.now, file));
@@ -493,7 +500,10 @@ fn an_address_that_another_claims_still_counts() {
     let address = scene.clients[ann].0;
     scene.forged = Some((1, address));
     scene.join("bob");
-    assert_eq!(scene.server.sessions.get(scene.session_of("bob")).unwrap().session.path().remote, address);
+    assert_eq!(
+        scene.server.sessions.get(scene.session_of("bob")).unwrap().session.path().remote,
+        address
+    );
     // What strangers do from an address of that network does not touch its sessions.
     for _ in 0..2000 {
         scene.server.trials.charge(scene.now.mono, address.ip());

@@ -406,8 +406,7 @@ impl Session {
     }
 
     pub(crate) fn deadline(&self) -> Option<(Timer, Instant)> {
-        let rotation = self.rotation_deadline().map(|at| (Timer::KeyRotation, at));
-        self.phase.deadlines().chain(rotation).min_by_key(|(_, at)| *at)
+        self.phase.earliest().or(Timer::KeyRotation, self.rotation_deadline()).0
     }
 
     /// Writes the next datagram that is due.

@@ -3,7 +3,7 @@
 use super::compromise::{Echo, Replacing, Signalling};
 use crate::time::{Duration, Instant};
 use crate::transport::epochs::Epochs;
-use crate::transport::{Timer, Transport};
+use crate::transport::{Earliest, Timer, Transport};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -71,15 +71,18 @@ impl Phase {
         };
     }
 
-    pub(super) fn deadlines(&self) -> impl Iterator<Item = (Timer, Instant)> {
-        let own = match self {
+    pub(super) fn earliest(&self) -> Earliest {
+        let own = Earliest(match self {
             Self::Leaving(_, until) => Some((Timer::Repeat, *until)),
             Self::Signalling(signal) => Some((Timer::Repeat, signal.deadline())),
             Self::Echo(echo) => Some((Timer::Forget, echo.until)),
             Self::Parting(parting) => Some((Timer::Repeat, parting.at)),
             Self::HalfOpen(_) | Self::Open(_) | Self::Replacing(_) | Self::Over => None,
-        };
-        own.into_iter().chain(self.transport().into_iter().flat_map(Transport::deadlines))
+        });
+        match self.transport() {
+            Some(transport) => transport.earliest(own),
+            None => own,
+        }
     }
 }
 

@@ -87,6 +87,21 @@ pub enum Timer {
     Pacing,
 }
 
+/// The first of several deadlines, and of those that come at once the one named first.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Earliest(pub(crate) Option<(Timer, Instant)>);
+
+impl Earliest {
+    /// With another one, if there is one.
+    pub(crate) fn or(self, timer: Timer, at: Option<Instant>) -> Self {
+        match (self.0, at) {
+            (Some((_, first)), Some(at)) if first <= at => self,
+            (_, Some(at)) => Self(Some((timer, at))),
+            (_, None) => self,
+        }
+    }
+}
+
 /// One peer's packets.
 #[derive(Debug)]
 pub(crate) struct Transport {
@@ -385,21 +400,19 @@ impl Transport {
         rests
     }
 
-    pub(crate) fn deadlines(&self) -> impl Iterator<Item = (Timer, Instant)> {
+    /// The earlier of `first` and what comes first here.
+    pub(crate) fn earliest(&self, first: Earliest) -> Earliest {
         let keepalive = (!self.ping_due).then(|| self.last_sent + KEEPALIVE);
-        [
-            (Timer::Ack, self.acks.due()),
-            (Timer::LossDetection, self.recovery.deadline()),
-            (Timer::Pacing, self.recovery.pacing_deadline()),
-            (Timer::Keepalive, keepalive),
-            (Timer::Idle, Some(self.last_received + IDLE_TIMEOUT)),
-            (Timer::PreviousEpoch, self.epochs.deadline()),
-            (Timer::KeyRotation, Some(self.epochs.worn_at())),
-            (Timer::PathValidation, self.paths.deadline()),
-            (Timer::Forget, self.rests_at()),
-        ]
-        .into_iter()
-        .filter_map(|(timer, at)| Some((timer, at?)))
+        first
+            .or(Timer::Ack, self.acks.due())
+            .or(Timer::LossDetection, self.recovery.deadline())
+            .or(Timer::Pacing, self.recovery.pacing_deadline())
+            .or(Timer::Keepalive, keepalive)
+            .or(Timer::Idle, Some(self.last_received + IDLE_TIMEOUT))
+            .or(Timer::PreviousEpoch, self.epochs.deadline())
+            .or(Timer::KeyRotation, Some(self.epochs.worn_at()))
+            .or(Timer::PathValidation, self.paths.deadline())
+            .or(Timer::Forget, self.rests_at())
     }
 
     /// Writes the next datagram that is due.

@@ -389,6 +389,9 @@ impl Paths {
 
     /// When [`Self::on_timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.goals.is_empty() && self.candidate.is_none() {
+            return self.confirm_at;
+        }
         let goals = self.goals.iter().map(|goal| goal.next).min();
         let candidate = self.candidate.as_ref().and_then(|candidate| {
             let old = candidate.old.as_ref();

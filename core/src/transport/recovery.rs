@@ -1,13 +1,15 @@
 //! RTT, loss detection and probe timeouts (RFC 9002 with its constants, PROTOCOL 4.2), over the one
 //! sequence-number space of a direction.
 
+mod allowance;
+
 use super::ack::MAX_ACK_DELAY;
 use super::congestion::Controller;
 use super::cubic::Cubic;
 use super::mtu::Mtu;
-use super::pacing::{Flow, Pacer};
+use super::pacing::Pacer;
 use crate::error::Violation;
-use crate::limits::{BATCH_BYTES, BATCH_MAX, DATAGRAM_BASE};
+use crate::limits::DATAGRAM_BASE;
 use crate::time::{Duration, Instant};
 use crate::wire::frame::Ack;
 use alloc::boxed::Box;
@@ -237,6 +239,8 @@ impl Recovery {
             return Err(Violation::AckUnsent);
         }
         let limited = self.is_limited();
+        // Packets of one batch were sent at one time: the controller hears of them together.
+        let mut batch = (Instant::ZERO, 0);
         let mut ranges = ack.ranges();
         let mut range = ranges.next();
         // From the newest down, as the ranges are.
@@ -255,9 +259,15 @@ impl Recovery {
             if settled.acked.is_empty() {
                 self.newest_acked(now, &sent, ack);
             }
-            self.acked(now, index, &sent, limited);
+            let bytes = self.acked(now, index, &sent);
+            if batch.0 != sent.at {
+                self.credit(now, batch, limited);
+                batch = (sent.at, 0);
+            }
+            batch.1 += bytes;
             settled.acked.push(sent);
         }
+        self.credit(now, batch, limited);
         self.largest_acked = self.largest_acked.max(ack.largest);
         if self.largest_acked >= self.round_end {
             self.peak = [self.bytes_in_flight, self.peak[0]];
@@ -279,15 +289,26 @@ impl Recovery {
         }
     }
 
-    fn acked(&mut self, now: Instant, index: usize, sent: &Sent, limited: bool) {
+    /// A packet was acknowledged; how many bytes of it the controller is to hear of.
+    fn acked(&mut self, now: Instant, index: usize, sent: &Sent) -> u64 {
         let entry = &self.in_flight[index];
         if entry.size_probe {
             self.mtu.on_probe_acked(now, sent.seq);
             self.follow_size();
-        } else if self.counts(entry) {
-            self.bytes_in_flight -= sent.size;
-            self.controller.acked(now, sent.at, sent.size, self.rtt.smoothed, limited);
-            self.mtu.on_acked(now, usize::try_from(sent.size).unwrap_or(usize::MAX));
+            return 0;
+        }
+        if !self.counts(entry) {
+            return 0;
+        }
+        self.bytes_in_flight -= sent.size;
+        self.mtu.on_acked(now, usize::try_from(sent.size).unwrap_or(usize::MAX));
+        sent.size
+    }
+
+    /// So many bytes that were sent at one time were acknowledged.
+    fn credit(&mut self, now: Instant, (sent, bytes): (Instant, u64), limited: bool) {
+        if bytes > 0 {
+            self.controller.acked(now, sent, bytes, self.rtt.smoothed, limited);
         }
     }
 
@@ -411,93 +432,6 @@ impl Recovery {
 
     fn follow_size(&mut self) {
         self.controller.set_datagram_size(self.mtu.size() as u64);
-    }
-}
-
-impl Recovery {
-    /// Size of a full datagram, bytes.
-    pub(crate) const fn datagram_size(&self) -> usize {
-        self.mtu.size()
-    }
-
-    /// Whether window and pacer let a packet of `bytes` out now. If only the pacer does not,
-    /// [`Self::pacing_deadline`] tells when it does. PTO probes go in any case.
-    pub(crate) fn may_send_paced(&mut self, now: Instant, bytes: u64) -> bool {
-        self.held = None;
-        if self.probes > 0 || !self.may_send(bytes) {
-            return self.probes > 0;
-        }
-        let flow = self.flow(bytes);
-        if self.pacer.allowed(now, &flow) >= bytes {
-            return true;
-        }
-        self.held = self.pacer.next(&flow);
-        false
-    }
-
-    /// How many full datagrams of files may go out now, at most one batch. Some of the window is left
-    /// to messages, so that they need not wait for a round trip. If only the pacer holds them back,
-    /// [`Self::pacing_deadline`] tells until when.
-    pub(crate) fn batch(&mut self, now: Instant) -> usize {
-        let size = self.mtu.size() as u64;
-        let window = self.controller.window();
-        // The smallest window has room for a file too.
-        let taken = self.bytes_in_flight + MESSAGE_ROOM.min(window / 2);
-        let room = window.saturating_sub(taken) / size;
-        if room == 0 {
-            return 0;
-        }
-        self.held = None;
-        let flow = self.flow(size);
-        let paced = self.pacer.allowed(now, &flow) / size;
-        if paced == 0 {
-            self.held = self.pacer.next(&flow);
-        }
-        let most = (BATCH_BYTES as u64 / size).clamp(1, BATCH_MAX as u64);
-        usize::try_from(room.min(paced).min(most)).unwrap_or(0)
-    }
-
-    fn flow(&self, bytes: u64) -> Flow {
-        Flow {
-            window: self.controller.window(),
-            smoothed: self.rtt.smoothed(),
-            slow_start: self.controller.in_slow_start(),
-            datagram: bytes.max(self.mtu.size() as u64),
-        }
-    }
-
-    /// When to ask [`Self::may_send_paced`] again.
-    pub(crate) const fn pacing_deadline(&self) -> Option<Instant> {
-        self.held
-    }
-
-    /// Size of the padded ping that is due to probe the datagram size. None while the path is in
-    /// doubt.
-    pub(crate) fn size_probe(&self) -> Option<usize> {
-        self.mtu.probe().filter(|_| self.pto_count == 0 && self.probes == 0)
-    }
-
-    /// The size probe that was due was sealed. It is outside congestion control and pacing.
-    pub(crate) fn sent_size_probe(&mut self, packet: Sent) {
-        self.mtu.probe_sent(packet.seq);
-        self.push(packet, true);
-    }
-
-    /// The congestion window, bytes.
-    #[cfg(test)]
-    pub(crate) fn window(&self) -> u64 {
-        self.controller.window()
-    }
-
-    /// Bytes in flight that count against the window.
-    #[cfg(test)]
-    pub(crate) const fn bytes_in_flight(&self) -> u64 {
-        self.bytes_in_flight
-    }
-
-    /// Probe timeouts since the last acknowledgement.
-    pub(crate) const fn pto_count(&self) -> u32 {
-        self.pto_count
     }
 }
 

@@ -425,11 +425,13 @@ fn a_broken_session_costs_no_byte_twice() {
     assert_eq!(scene.parties[bob].left.len(), 1);
     scene.parties[bob].online = true;
     scene.parties[bob].limit = u64::MAX >> 8;
-    let before = scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
+    let before =
+        scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
     scene.run(60_000);
     let [(_, got)] = &scene.parties[bob].got[..] else { panic!("it came") };
     assert!(*got == file);
-    let after = scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
+    let after =
+        scene.server.sessions.iter().map(|(_, entry)| entry.session.traffic().0).sum::<u64>();
     assert!((2_500_000..3_000_000).contains(&(after - before)), "{before} {after}");
 }
 
