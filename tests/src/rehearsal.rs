@@ -234,6 +234,13 @@ impl Chaos {
         let held = held(&self.world, Who::Server) + held(&self.world, Who::Client(to));
         let missing = 2 * size - held;
         self.tend(true);
+        for name in [&sender, &receiver] {
+            // A file that expired meanwhile is replaced first.
+            if self.world.living(name).is_none() {
+                self.world.run(Duration::from_secs(1));
+                self.tend(true);
+            }
+        }
         let back = |world: &World| {
             let back = |name: &str| {
                 let process = world.living(name)?;

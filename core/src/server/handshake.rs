@@ -262,6 +262,12 @@ impl Server {
             self.end(now, id, ErrorCode::ServerFull, "the last free place was just taken");
             return;
         }
+        let newer = |(other, entry): (SessionId, &Entry)| other > id && entry.established.is_some();
+        if self.sessions.of_file(file).any(newer) {
+            // Its client has begun anew since, and holds a secret that this session would retire.
+            self.end(now, id, ErrorCode::Superseded, "a newer session of this security file");
+            return;
+        }
         let older = self.sessions.of_file(file);
         let older = older.filter(|(other, entry)| *other != id && entry.established.is_some());
         let older: Vec<_> = older.map(|(other, _)| other).collect();

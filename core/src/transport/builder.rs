@@ -21,7 +21,16 @@ const BATCH_WORTH: usize = 3;
 /// The next datagram, most urgent first: responses, challenges, messages, pings, bare
 /// acknowledgements.
 pub(super) fn build(transport: &mut Transport, now: Now, out: &mut [u8]) -> Option<(Path, usize)> {
-    let home = transport.paths.home();
+    let (home, last_sent) = (transport.paths.home(), transport.last_sent);
+    let sent = next(transport, now, home, out);
+    if sent.is_some_and(|(path, _)| path != home) {
+        // What goes elsewhere keeps nothing alive here (PROTOCOL 6).
+        transport.last_sent = last_sent;
+    }
+    sent
+}
+
+fn next(transport: &mut Transport, now: Now, home: Path, out: &mut [u8]) -> Option<(Path, usize)> {
     while let Some((path, data)) = transport.responses.pop_front() {
         // Nothing but the answer goes to a path that is not proven.
         if path == home || transport.paths.may_answer(path, DATAGRAM_MIN) {

@@ -195,6 +195,8 @@ impl Transport {
             return None;
         }
         self.known_home = to;
+        // What got lost on the way to where the peer no longer is goes again at once.
+        self.recovery.forget_backoff();
         if from.remote.ip() == to.remote.ip() {
             self.recovery.reset_size();
         } else {

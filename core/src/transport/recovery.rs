@@ -424,6 +424,11 @@ impl Recovery {
         self.loss_time = None;
     }
 
+    /// Probes begin anew, at the pace of the first.
+    pub(crate) const fn forget_backoff(&mut self) {
+        self.pto_count = 0;
+    }
+
     /// A move to another port of the same address: only the datagram size starts anew (PROTOCOL 4.3).
     pub(crate) fn reset_size(&mut self) {
         self.mtu = Mtu::default();
