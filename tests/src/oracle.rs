@@ -312,8 +312,10 @@ impl Wire {
             Some(PacketType::CompromisedAck) => (&mut self.acks, signal),
             _ => (&mut self.acks, false),
         };
-        ensure(fits, || {
-            format!("oracle 6: a reply of type {:?} to what did not open", kind(reply))
+        ensure(fits, || match kind(reply) {
+            // It did open, but not for the first time.
+            Some(PacketType::Pong) if genuine => "oracle 12: a copy is acknowledged".to_string(),
+            reply => format!("oracle 6: a reply of type {reply:?} to what did not open"),
         })?;
         let known = *memory.entry(hash(datagram)).or_insert_with(|| hash(reply));
         ensure(known == hash(reply), || "oracle 12: a copy drew another reply".to_string())
