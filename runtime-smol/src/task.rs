@@ -121,13 +121,7 @@ impl Task {
     /// Runs until the machine has nothing more to send or to answer.
     pub(crate) async fn run(mut self) {
         loop {
-            let now = clock::now();
-            self.drain(now);
-            // Not before: what has just been sent, acknowledgements above all, was due until then.
-            if self.client.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
-                self.client.handle_timeout(now);
-                self.drain(now);
-            }
+            self.drain(clock::now());
             if self.client.is_over() && self.commands.as_ref().is_none_or(Receiver::is_closed) {
                 return;
             }
@@ -144,6 +138,9 @@ impl Task {
                 Woken::Completion(op, outcome) => self.client.handle_completion(now, op, outcome),
                 Woken::Command(command) => self.command(now, command),
                 Woken::NoHandle => self.commands = None,
+            }
+            if self.client.poll_timeout().is_some_and(|deadline| deadline.at <= now.mono) {
+                self.client.handle_timeout(now);
             }
         }
     }
