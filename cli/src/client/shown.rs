@@ -2,29 +2,24 @@
 //! was delivered, also to the next process when this one was killed.
 
 use super::inbox::name_of;
-use crate::disk;
+use crate::disk::recent::Recent;
 use clawchat_core::crypto::derive::derive;
 use clawchat_core::id::ChatId;
 use clawchat_core::limits::CHATS_SEEN;
 use clawchat_core::wire::message::{Chat, FileOffer, SessionInfo, hex};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Hex digits of a line. They tell nothing of who wrote what.
 const DIGITS: usize = 24;
 
-/// Chats that were shown, in memory and, where there is a place for it, on the disk. It is not flushed:
-/// a power failure may have something shown again.
+/// Chats that were shown, in memory and, where there is a place for it, on the disk. What that loses is
+/// shown again: better than lost.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
-    path: Option<PathBuf>,
+    list: Option<Recent>,
     known: BTreeSet<String>,
     order: VecDeque<String>,
-    /// Lines of the file.
-    lines: usize,
 }
 
 impl Shown {
@@ -34,18 +29,9 @@ impl Shown {
     }
 
     fn open(path: PathBuf) -> Self {
-        let mut shown = Self::default();
-        // What can't be read is shown again: better than lost.
-        let bytes = disk::read_private(&path).ok();
-        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let text = text.unwrap_or_default();
-        text.lines().filter(|line| line.len() == DIGITS).for_each(|line| shown.add(line.into()));
-        shown.lines = text.lines().count();
-        let cut = !text.is_empty() && !text.ends_with('\n');
-        shown.path = Some(path);
-        if cut {
-            shown.rewrite();
-        }
+        let (list, lines) = Recent::open(path, CHATS_SEEN, |line| line.len() == DIGITS);
+        let mut shown = Self { list: Some(list), ..Self::default() };
+        lines.into_iter().for_each(|line| shown.add(line));
         shown
     }
 
@@ -89,31 +75,11 @@ impl Shown {
         if self.known.contains(&key) {
             return;
         }
-        self.add(key.clone());
-        if self.lines >= 2 * CHATS_SEEN {
-            self.rewrite();
-        } else if let Some(path) = &self.path {
-            // A full disk costs a repetition, no message.
-            let _forgotten = append(path, &key);
-            self.lines += 1;
+        if let Some(list) = &mut self.list {
+            list.note(&key);
         }
+        self.add(key);
     }
-
-    fn rewrite(&mut self) {
-        let Some(path) = &self.path else { return };
-        let lines: String = self.order.iter().map(|key| format!("{key}\n")).collect();
-        if disk::write_private(path, lines.as_bytes(), true).is_ok() {
-            self.lines = self.order.len();
-        }
-    }
-}
-
-fn append(path: &Path, key: &str) -> io::Result<()> {
-    disk::make_private_folder(&disk::folder_of(path))
-        .map_err(|e| io::Error::other(e.to_string()))?;
-    let mut options = OpenOptions::new();
-    let mut file = options.append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(format!("{key}\n").as_bytes())
 }
 
 fn key(from: &str, id: &ChatId) -> String {
@@ -163,11 +129,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         let lines: String = (0..2 * CHATS_SEEN).map(|n| format!("{n:0DIGITS$x}\n")).collect();
-        disk::write_private(&path, lines.as_bytes(), false).unwrap();
+        crate::disk::write_private(&path, lines.as_bytes(), false).unwrap();
         let mut shown = Shown::open(path.clone());
         assert_eq!(shown.known.len(), CHATS_SEEN);
         shown.note(&chat(1, "bob"));
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), CHATS_SEEN);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), CHATS_SEEN + 1);
         assert!(Shown::open(path).has(&chat(1, "bob")));
     }
 }

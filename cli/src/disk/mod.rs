@@ -8,7 +8,7 @@ pub mod incoming;
 mod manifest;
 mod parts;
 pub mod place;
-pub mod received;
+pub mod recent;
 pub mod room;
 pub mod source;
 pub mod spool;

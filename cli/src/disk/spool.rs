@@ -268,7 +268,9 @@ impl Meta {
             && fits(self.stored_at)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// One line of JSON.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let recipients = self.recipients.iter().map(|name| Json::from(name.as_str()));
         Object::new()
             .with("schema", 1)
@@ -283,7 +285,9 @@ impl Meta {
             .encode()
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// What [`Self::encode`] wrote, if it can be true.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let object = Object::parse(bytes).ok()?;
         let text = |key| object.text(key).ok();
         let number = |key| object.uint(key).ok();

@@ -6,14 +6,14 @@ use super::run::Command;
 use crate::disk;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming, Key};
-use crate::disk::received::Received;
+use crate::disk::recent::Recent;
 use crate::disk::room::Room;
 use crate::disk::source::Source;
 use crate::disk::spool::{Meta, Spool};
 use crate::failure::Outcome;
 use crate::text::complain;
 use clawchat_core::id::{ChatId, OpId, TransferId};
-use clawchat_core::limits::FILE_AGE;
+use clawchat_core::limits::{FILE_AGE, FILES_REMEMBERED};
 use clawchat_core::ops;
 use clawchat_core::server::StoredFile;
 use clawchat_core::time::UnixMs;
@@ -100,9 +100,13 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
     opened.map_err(|error| disk::cannot_write(&path, &error))
 }
 
-/// Where it says what the inbox got.
-fn received(folder: &Path) -> (Received, Vec<Meta>) {
-    Received::open(folder.join("spool").join("received"))
+/// Which files the inbox got: one that is offered again, since its sender did not learn of it before a
+/// crash, is not taken twice.
+fn received(folder: &Path) -> (Recent, Vec<Meta>) {
+    let is_file = |line: &str| Meta::parse(line.as_bytes()).is_some();
+    let path = folder.join("spool").join("received");
+    let (list, lines) = Recent::open(path, FILES_REMEMBERED, is_file);
+    (list, lines.iter().filter_map(|line| Meta::parse(line.as_bytes())).collect())
 }
 
 /// The files that the spool keeps, and those that the inbox got, as the machine takes them.
@@ -174,7 +178,7 @@ pub(super) fn start(
 /// The server's own files.
 struct Inbox {
     folders: Folders,
-    received: Received,
+    received: Recent,
 }
 
 /// Makes a whole file durable: in the inbox if it is the server's, else in the spool.
@@ -197,7 +201,7 @@ fn keep(
             None
         });
         // Last: a list that is known has its folder.
-        inbox.received.note(&meta(&file));
+        inbox.received.note(&String::from_utf8_lossy(&meta(&file).encode()));
         inbox.folders.tidy();
         return Ok((file, Some(root.unwrap_or(path))));
     }

@@ -161,7 +161,8 @@ impl Search {
     /// What to remember of the search that was answered.
     pub(super) fn answered(&self, now: Instant) -> Answered {
         let Self { until, patience, .. } = *self;
-        Answered { again_at: now + patience, until, patience }
+        let again_at = (now + patience).min(until.max(now + ANSWERED_PATIENCE));
+        Answered { again_at, until, patience }
     }
 
     /// Uses up the search with the reply that was read: epoch 0 is dropped.

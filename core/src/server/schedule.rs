@@ -1,5 +1,4 @@
-//! Which session is due when, and which may have something to send: nothing walks all sessions, and a
-//! datagram costs the same however many there are.
+//! Which session is due when, and which may have something to send: nothing in a turn walks all sessions.
 
 use crate::id::SessionId;
 use crate::ops::Deadline;

@@ -1,4 +1,4 @@
-//! The sessions of a server, found by id, address and file: what a datagram costs does not grow with them.
+//! The sessions of a server, found by id, address and file without a look at the others.
 
 use super::Entry;
 use crate::id::{FileId, SessionId};

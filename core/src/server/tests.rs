@@ -494,6 +494,25 @@ fn chat_that_makes_way_at_a_restart_is_told() {
 }
 
 #[test]
+fn a_place_is_used_again_under_another_id() {
+    let mut scene = Scene::new(FIXED, 0);
+    let ann = scene.join("ann");
+    let (first, address) = (scene.session_of("ann"), scene.clients[ann].0);
+    scene.clients[ann].1.leave(scene.now);
+    scene.run(200);
+    assert_eq!(scene.server.sessions.len(), 0);
+    scene.join("bob");
+    let second = scene.session_of("bob");
+    assert_eq!(second.slot(), first.slot());
+    assert!(second > first && scene.server.sessions.get(first).is_none());
+    assert_eq!(scene.server.sessions.at(address).count(), 0);
+    assert_eq!(scene.server.sessions.established(), 1);
+    let files = ["ann", "bob"].map(|member| scene.file_of(member));
+    let of_file = files.map(|file| scene.server.sessions.of_file(file).count());
+    assert_eq!(of_file, [0, 1]);
+}
+
+#[test]
 fn an_address_that_another_claims_still_counts() {
     let mut scene = Scene::new(FIXED, 0);
     let ann = scene.join("ann");

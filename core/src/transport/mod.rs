@@ -125,6 +125,7 @@ pub(crate) struct Transport {
     ping_due: bool,
     /// The ping that the user asked for.
     asked: Asked,
+    /// When a datagram last left by the session's path.
     last_sent: Instant,
     last_received: Instant,
     /// Bytes of datagrams, sealed and opened, over all epochs.
@@ -195,7 +196,7 @@ impl Transport {
             return None;
         }
         self.known_home = to;
-        // What got lost on the way to where the peer no longer is goes again at once.
+        // The silence was that of the path which is left.
         self.recovery.forget_backoff();
         if from.remote.ip() == to.remote.ip() {
             self.recovery.reset_size();

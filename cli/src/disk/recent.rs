@@ -1,0 +1,107 @@
+//! A list that outlives the process and stays short: a line for each entry, the newest last.
+
+use super::{folder_of, make_private_folder, read_private, write_private};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Such a list on the disk. It is not flushed: a power failure may cost the last lines, and so may a full
+/// disk.
+#[derive(Debug)]
+pub struct Recent {
+    path: PathBuf,
+    /// So many are kept when it is written anew.
+    most: usize,
+    lines: usize,
+    is_good: fn(&str) -> bool,
+}
+
+impl Recent {
+    /// The list at `path`, and its newest lines, `most` of those that `is_good`: none where it can't be
+    /// read.
+    #[must_use]
+    pub fn open(path: PathBuf, most: usize, is_good: fn(&str) -> bool) -> (Self, Vec<String>) {
+        let mut recent = Self { path, most, lines: 0, is_good };
+        let (newest, whole) = recent.read();
+        if !whole {
+            // The next line must not be glued to what is left of this one.
+            recent.rewrite();
+        }
+        (recent, newest)
+    }
+
+    fn read(&mut self) -> (Vec<String>, bool) {
+        let bytes = read_private(&self.path).ok();
+        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text = text.unwrap_or_default();
+        self.lines = text.lines().count();
+        let good = text.lines().rev().filter(|line| (self.is_good)(line)).take(self.most);
+        let mut newest: Vec<_> = good.map(ToOwned::to_owned).collect();
+        newest.reverse();
+        (newest, text.is_empty() || text.ends_with('\n'))
+    }
+
+    /// Adds a line.
+    pub fn note(&mut self, line: &str) {
+        if self.lines >= 2 * self.most {
+            self.rewrite();
+        }
+        if append(&self.path, line).is_ok() {
+            self.lines += 1;
+        }
+    }
+
+    fn rewrite(&mut self) {
+        let (newest, _) = self.read();
+        let text: String = newest.iter().map(|line| format!("{line}\n")).collect();
+        if write_private(&self.path, text.as_bytes(), true).is_ok() {
+            self.lines = newest.len();
+        }
+    }
+}
+
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    make_private_folder(&folder_of(path)).map_err(|e| io::Error::other(e.to_string()))?;
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 50;
+
+    fn open(path: &Path) -> (Recent, Vec<String>) {
+        Recent::open(path.to_owned(), MOST, |line| line.len() == 4)
+    }
+
+    #[test]
+    fn known_to_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("list");
+        let (mut recent, none) = open(&path);
+        assert!(none.is_empty());
+        recent.note("0001");
+        recent.note("0002");
+        assert_eq!(open(&path).1, ["0001", "0002"]);
+        std::fs::write(&path, "0001\n00").unwrap();
+        let (mut recent, left) = open(&path);
+        assert_eq!(left, ["0001"], "a line that was cut");
+        recent.note("0003");
+        assert_eq!(open(&path).1, ["0001", "0003"], "not glued to the line that was cut");
+    }
+
+    #[test]
+    fn is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        let (mut recent, _) = open(&path);
+        (0..=2 * MOST).for_each(|number| recent.note(&format!("{number:04}")));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), MOST + 1);
+        let newest = open(&path).1;
+        assert_eq!((newest.len(), newest.last().unwrap().as_str()), (MOST, "0100"));
+    }
+}
