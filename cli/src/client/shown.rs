@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn is_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
+        let path = folder.path().join("new").join("a");
+        crate::disk::make_private_folder(&folder.path().join("new")).unwrap();
         let lines: String = (0..2 * CHATS_SEEN).map(|n| format!("{n:0DIGITS$x}\n")).collect();
         crate::disk::write_private(&path, lines.as_bytes(), false).unwrap();
         let mut shown = Shown::open(path.clone());

@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn is_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("list");
+        let path = folder.path().join("new").join("list");
         let (mut recent, _) = open(&path);
         (0..=2 * MOST).for_each(|number| recent.note(&format!("{number:04}")));
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), MOST + 1);
