@@ -435,11 +435,57 @@ fn a_program_hears_of_all_that_happens() {
 }
 
 /// The client's folder is a disk of 1 MB that only it sees, until it is made larger.
+/// Whether this machine gives a namespace to mount a small disk in.
+fn small_disks() -> bool {
+    let can = Command::new("unshare").args(["-rm", "true"]).status();
+    let can = can.is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("not tried: this machine gives no namespace to mount a small disk in");
+    }
+    can
+}
+
+/// A command for which `folder` is a disk of 1 MB.
+fn on_a_small_disk(scene: &Scene, folder: &Path, command: &Command) -> Command {
+    let mut within = scene.sandbox.command("unshare");
+    let mount = r#"mount -t tmpfs -o size=1m,mode=700 tmpfs "$0" && exec "$@""#;
+    within.args(["-rm", "sh", "-c", mount]).arg(folder);
+    within.arg(command.get_program()).args(command.get_args());
+    within
+}
+
+/// Gives the small disk of a process 9 MB.
+fn grow_disk(process: u32, folder: &Path) {
+    let id = process.to_string();
+    let grow = ["-t", &id, "-U", "-m", "--preserve-credentials", "mount", "-o", "remount,size=9m"];
+    let status = Command::new("nsenter").args(grow).arg(folder).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_full_disk_of_the_server_pauses_and_goes_on_once_there_is_room() {
+    if !small_disks() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let path = scene.path("a.bin");
+    make(&path, 1, 3_000_000);
+    let parts = scene.sandbox.state().join("spool/parts");
+    let run = scene.sandbox.run(&["--port", &scene.port]);
+    scene.server.process.kill();
+    scene.server = Server::ready(Process::start(on_a_small_disk(&scene, &parts, &run)));
+    let sending = Process::start(scene.send("@server", &[&path]));
+    let paused = scene.server.process.complains("paused: disk full");
+    assert!(paused.contains("needs 3.0 MB, has 1.0 MB"), "{paused}");
+    grow_disk(scene.server.process.id(), &parts);
+    let done = sending.end().expect(0);
+    assert!(done.err.lines().any(|line| line.contains("verified")), "{done:?}");
+    same(&path, &scene.sandbox.state().join("inbox/a.bin"));
+}
+
 #[test]
 fn a_full_disk_pauses_and_goes_on_once_there_is_room() {
-    let can = Command::new("unshare").args(["-rm", "true"]).status();
-    if !can.is_ok_and(|status| status.success()) {
-        eprintln!("not tried: this machine gives no namespace to mount a small disk in");
+    if !small_disks() {
         return;
     }
     let scene = Scene::new();
@@ -448,16 +494,10 @@ fn a_full_disk_pauses_and_goes_on_once_there_is_room() {
     drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
     std::fs::create_dir(&into).unwrap();
     let get = scene.get(&into, &["--all"]);
-    let mut command = scene.sandbox.command("unshare");
-    command.args(["-rm", "sh", "-c", r#"mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@""#]);
-    command.arg(&into).arg(get.get_program()).args(get.get_args());
-    let mut getting = Process::start(command);
+    let mut getting = Process::start(on_a_small_disk(&scene, &into, &get));
     let paused = getting.complains("paused: disk full");
     assert!(paused.contains("needs 3.0 MB, has 1.0 MB"), "{paused}");
-    let id = getting.id().to_string();
-    let grow = ["-t", &id, "-U", "-m", "--preserve-credentials", "mount", "-o", "remount,size=9m"];
-    let status = Command::new("nsenter").args(grow).arg(&into).status().unwrap();
-    assert!(status.success());
+    grow_disk(getting.id(), &into);
     let done = getting.end().expect(0);
     assert!(done.err.lines().any(|line| line.contains("verified")), "{done:?}");
 }

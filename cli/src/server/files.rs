@@ -195,8 +195,18 @@ impl Files {
             }
         };
         arriving.expected = None;
-        let room = arriving.reserve().map_err(failed)?;
-        let limit = if room == Room::Enough { offer.size } else { 0 };
+        let limit = match arriving.reserve().map_err(failed)? {
+            Room::Enough => offer.size,
+            Room::Missing { needs, has } => {
+                let shown = self.spool.parts().display();
+                let (needs, has) = (bytes(needs), bytes(has));
+                complain(&format!(
+                    "paused: disk full at {shown} (needs {needs}, has {has}) for a file of {}",
+                    offer.from
+                ));
+                0
+            }
+        };
         let taken = server.accept_file(now, transfer, arriving.have(), limit);
         // An offer that is gone meanwhile is made again.
         if taken.is_ok() {
