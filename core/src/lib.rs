@@ -121,7 +121,7 @@
 //! | 3 | [`transport`] | one peer's packets |
 //! | 2 | [`crypto`] | pure functions of keys and bytes |
 //! | 1 | [`wire`] | bytes to values and back |
-//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`], `budget` | ground |
+//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`], [`spin`], `budget` | ground |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -139,6 +139,7 @@ pub mod ranges;
 pub mod secret;
 pub mod server;
 mod session;
+pub mod spin;
 pub mod time;
 pub mod transport;
 pub mod wire;

@@ -34,6 +34,7 @@ mod tx;
 pub use host::{Flow, Host, Remote};
 
 use clawchat_core::server::Server;
+use clawchat_core::spin::AdaptiveSpin;
 use core::net::IpAddr;
 use host::Input;
 use mio::{Poll, Token, Waker};
@@ -57,6 +58,7 @@ pub struct Driver<H: Host> {
     remote: Remote<H::Command>,
     /// There may be more of a file to send at once.
     more: bool,
+    spin: AdaptiveSpin,
 }
 
 impl<H: Host> Driver<H> {
@@ -70,8 +72,8 @@ impl<H: Host> Driver<H> {
         let (commands, inputs) = mpsc::channel();
         let remote = Remote::new(commands, waker);
         let (receiver, ports) = (Receiver::new(), Ports::new(bind));
-        let (sender, more) = (Sender::new(), false);
-        Ok(Self { server, poll, ports, receiver, sender, inputs, remote, more })
+        let (sender, more, spin) = (Sender::new(), false, AdaptiveSpin::default());
+        Ok(Self { server, poll, ports, receiver, sender, inputs, remote, more, spin })
     }
 
     /// Sends each datagram by a call of its own, also where the system could cut many out of one buffer

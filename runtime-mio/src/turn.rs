@@ -4,7 +4,8 @@ use crate::clock;
 use crate::host::{Flow, Host, Input};
 use crate::{Driver, WAKER};
 use clawchat_core::server::Action;
-use clawchat_core::time::Now;
+use clawchat_core::spin::SPIN;
+use clawchat_core::time::{Instant, Now};
 use core::time::Duration;
 use std::io;
 
@@ -18,22 +19,25 @@ impl<H: Host> Driver<H> {
     pub(crate) fn turn(&mut self, events: &mut mio::Events, host: &mut H) -> io::Result<Flow> {
         self.drain(clock::now(), host);
         self.ports.await_writable(self.poll.registry(), self.sender.is_blocked())?;
-        let timeout = self.pause(clock::now());
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-            other => other?,
-        }
-        for event in events.iter().filter(|event| event.token() != WAKER && event.is_readable()) {
-            if let Some(bound) = self.ports.get_mut(event.token()) {
-                bound.readable = true;
+        let (began, sent) = (clock::now(), self.sender.take_sent());
+        let timeout = self.pause(began);
+        let spins = timeout.is_none_or(|timeout| timeout > SPIN) && self.spin.is_worth_it(sent);
+        let mut received = if spins { self.look_out(began.mono, host) } else { 0 };
+        if received == 0 {
+            match self.poll.poll(events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                other => other?,
             }
+            for event in events.iter().filter(|event| event.token() != WAKER && event.is_readable())
+            {
+                if let Some(bound) = self.ports.get_mut(event.token()) {
+                    bound.readable = true;
+                }
+            }
+            received = self.receive(clock::now(), host);
         }
         let now = clock::now();
-        for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
-            self.receiver.receive(bound, |path, datagrams, stride| {
-                self.server.handle_batch(now, path, datagrams, stride, |chunk| host.store(chunk));
-            });
-        }
+        self.spin.learn(sent, now.mono.since(began.mono), received);
         host.flush(&mut self.server, now);
         let flow = self.take_inputs(now, host);
         self.drain(now, host);
@@ -44,6 +48,30 @@ impl<H: Host> Driver<H> {
         }
         let over = self.server.is_drained() && !self.sender.is_blocked();
         Ok(if over { Flow::Stop } else { flow })
+    }
+
+    /// Reads what the sockets have and hands it to the machine; how many bytes that was.
+    fn receive(&mut self, now: Now, host: &mut H) -> usize {
+        let mut received = 0;
+        for bound in self.ports.iter_mut().filter(|bound| bound.readable) {
+            self.receiver.receive(bound, |path, datagrams, stride| {
+                received += datagrams.len();
+                self.server.handle_batch(now, path, datagrams, stride, |chunk| host.store(chunk));
+            });
+        }
+        received
+    }
+
+    /// The same until something comes, for a moment.
+    fn look_out(&mut self, began: Instant, host: &mut H) -> usize {
+        loop {
+            self.ports.iter_mut().for_each(|bound| bound.readable = true);
+            let now = clock::now();
+            let received = self.receive(now, host);
+            if received > 0 || now.mono.since(began) >= SPIN {
+                return received;
+            }
+        }
     }
 
     /// How long to wait for sockets and inputs.

@@ -20,6 +20,8 @@ pub(crate) struct Sender {
     scratch: Vec<u8>,
     /// What is being sent, and how many bytes of it the socket has.
     waiting: Option<(Transmit, usize)>,
+    /// Bytes sent since that was last asked.
+    sent: usize,
     /// The system may cut datagrams out of one buffer, if it can.
     pub(crate) offload: bool,
 }
@@ -33,12 +35,17 @@ impl fmt::Debug for Sender {
 impl Sender {
     pub(crate) fn new() -> Self {
         let scratch = vec![0; DATAGRAM_MAX];
-        Self { arena: vec![0; DATAGRAM_MAX], scratch, waiting: None, offload: true }
+        Self { arena: vec![0; DATAGRAM_MAX], scratch, waiting: None, sent: 0, offload: true }
     }
 
     /// Whether the socket would block.
     pub(crate) const fn is_blocked(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// How many bytes were sent since this was last asked.
+    pub(crate) const fn take_sent(&mut self) -> usize {
+        core::mem::replace(&mut self.sent, 0)
     }
 
     /// Sends all that the server has, until a socket would block or a turn has had its share of files.
@@ -64,6 +71,7 @@ impl Sender {
             };
             let Some((transmit, sent)) = next else { return false };
             let sent = self.send(ports, &transmit, sent);
+            self.sent = self.sent.saturating_add(sent);
             if sent < transmit.len {
                 self.waiting = Some((transmit, sent));
                 return false;

@@ -21,6 +21,7 @@
 pub mod clock;
 pub mod entropy;
 mod host;
+mod jobs;
 mod socket;
 mod task;
 

@@ -15,6 +15,8 @@ use std::net::UdpSocket;
 const SLOT: usize = 65_536;
 /// Receives at a time: a client's one peer fills no more.
 const SLOTS: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
+/// Receives at a time before so many came at once: who only chats needs no more.
+const FIRST_SLOTS: usize = if SLOTS < 2 { SLOTS } else { 2 };
 
 /// Room of the kernel for what the task has not read yet, bytes; best effort.
 const RECEIVE_BUFFER: usize = 2 << 20;
@@ -43,7 +45,7 @@ impl Sockets {
     pub(crate) fn bind(&mut self, port: PortId, addresses: &[IpAddr]) -> Outcome {
         self.port = Some(port);
         self.bound.clear();
-        self.arena.resize(SLOT * SLOTS, 0);
+        self.arena.resize(self.arena.len().max(SLOT * FIRST_SLOTS), 0);
         for v4 in [true, false] {
             if addresses.iter().any(|ip| ip.is_ipv4() == v4) {
                 self.bound.extend(open(v4).ok());
@@ -92,6 +94,8 @@ impl Sockets {
     pub(crate) fn receive(&mut self, mut take: impl FnMut(Path, &mut [u8], usize)) -> bool {
         let Some(port) = self.port else { return false };
         let mut more = false;
+        let mut full = false;
+        let slots = self.arena.len() / SLOT;
         for bound in &self.bound {
             let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
             let mut meta = [RecvMeta::default(); SLOTS];
@@ -104,14 +108,17 @@ impl Sockets {
                     continue;
                 }
             };
-            more |= count == SLOTS;
+            full |= count == slots;
             for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                 let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                 let path = Path::new(port, remote);
                 take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
             }
         }
-        more
+        if full {
+            self.arena.resize(SLOT * SLOTS, 0);
+        }
+        more || full
     }
 
     /// Waits until a socket may have something; for ever when there is none.
@@ -201,5 +208,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn takes_more_at_once_when_more_comes() {
+        let mut sockets = Sockets::new(false);
+        assert_eq!(sockets.bind(PortId(0), &[Ipv4Addr::LOCALHOST.into()]), Outcome::Done);
+        let few = sockets.arena.len();
+        let to = sockets.bound[0].io.get_ref().local_addr().unwrap().port();
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for round in 1..=2 {
+            for number in 0..40 {
+                peer.send_to(&[number; 100], (Ipv4Addr::LOCALHOST, to)).unwrap();
+            }
+            let mut got = Vec::new();
+            while got.len() < 40 {
+                smol::block_on(sockets.readable());
+                let mut more = true;
+                while more {
+                    more = sockets.receive(|_, datagrams, stride| {
+                        got.extend(datagrams.chunks(stride).map(|datagram| datagram[0]));
+                    });
+                }
+            }
+            assert!(got.iter().copied().eq(0..40), "{got:?}");
+            assert!(few < sockets.arena.len(), "round {round}");
+        }
+        assert_eq!(sockets.arena.len(), SLOT * SLOTS);
     }
 }

@@ -1,12 +1,14 @@
 //! The one task that owns the machine.
 
 use crate::host::Host;
+use crate::jobs::Jobs;
 use crate::socket::Sockets;
 use crate::{Command, Options, SessionState, clock};
 use clawchat_core::client::{Action, Client, Event};
 use clawchat_core::id::OpId;
 use clawchat_core::limits::DATAGRAM_MAX;
 use clawchat_core::ops::{Chunk, Outcome};
+use clawchat_core::spin::{AdaptiveSpin, SPIN};
 use clawchat_core::time::{Instant, Now};
 use clawchat_core::transport::path::Transmit;
 use clawchat_core::wire::message::FileError;
@@ -32,6 +34,8 @@ const HELD_PAUSE: Duration = Duration::from_millis(5);
 /// What woke the task.
 enum Woken {
     Readable,
+    /// Something came, and has been taken.
+    Received,
     Writable,
     Deadline,
     Completion(OpId, Outcome),
@@ -48,17 +52,20 @@ pub(crate) struct Task {
     addresses: Vec<IpAddr>,
     sockets: Sockets,
     host: Arc<dyn Host>,
-    jobs: Sender<(OpId, Action)>,
+    jobs: Jobs,
     commands: Option<Receiver<Command>>,
     events: Sender<Event>,
     completions: Channel<(OpId, Outcome)>,
     arena: Vec<u8>,
-    /// Bytes of a file on their way from the disk.
+    /// Bytes of a file on their way from the disk; empty before the first.
     scratch: Vec<u8>,
     /// There may be more of a file to send at once.
     more: bool,
     /// Something may have arrived meanwhile: to look costs less than to be told.
     look: bool,
+    /// Bytes sent since it last had to wait.
+    sent: usize,
+    spin: AdaptiveSpin,
     /// Commands taken since the network was last looked at or waited for.
     in_a_row: u32,
     /// Fires when the machine's deadline has come, or earlier: to set it anew wakes the reactor.
@@ -69,22 +76,6 @@ pub(crate) struct Task {
     waiting: Option<(Transmit, usize)>,
     /// Chats that the application was given and has not dealt with.
     unseen: usize,
-}
-
-/// Performs actions one after another, in the order in which they are given: a file that is wiped must
-/// not come back by what was stored before.
-fn worker(host: Arc<dyn Host>, done: Sender<(OpId, Outcome)>) -> Sender<(OpId, Action)> {
-    let (jobs, inbox) = unbounded::<(OpId, Action)>();
-    smol::spawn(async move {
-        while let Ok((op, action)) = inbox.recv().await {
-            let host = host.clone();
-            let outcome = smol::unblock(move || host.perform(&action)).await;
-            // Nobody waits for it once the task has ended.
-            let _gone = done.send((op, outcome)).await;
-        }
-    })
-    .detach();
-    jobs
 }
 
 impl Task {
@@ -101,15 +92,17 @@ impl Task {
             client,
             addresses,
             sockets: Sockets::new(!options.offload),
-            jobs: worker(host.clone(), completions.0.clone()),
+            jobs: Jobs::new(host.clone(), completions.0.clone()),
             host,
             commands: Some(commands),
             events,
             completions,
             arena: vec![0; DATAGRAM_MAX],
-            scratch: vec![0; DATAGRAM_MAX],
+            scratch: Vec::new(),
             more: false,
             look: false,
+            sent: 0,
+            spin: AdaptiveSpin::default(),
             in_a_row: 0,
             timer: Timer::never(),
             fires: None,
@@ -129,12 +122,14 @@ impl Task {
             smol::future::yield_now().await;
             let woken = match self.at_hand() {
                 Some(woken) => woken,
-                None => self.wait().await,
+                None => self.rest().await,
             };
             let now = clock::now();
             match woken {
-                Woken::Readable => self.receive(now),
-                Woken::Writable | Woken::Deadline => {}
+                Woken::Readable => {
+                    self.receive(now);
+                }
+                Woken::Received | Woken::Writable | Woken::Deadline => {}
                 Woken::Completion(op, outcome) => self.client.handle_completion(now, op, outcome),
                 Woken::Command(command) => self.command(now, command),
                 Woken::NoHandle => self.commands = None,
@@ -145,12 +140,15 @@ impl Task {
         }
     }
 
-    fn receive(&mut self, now: Now) {
+    /// Takes what has arrived; how many bytes that was.
+    fn receive(&mut self, now: Now) -> usize {
+        let mut received = 0;
         // Bounded, so that a flood can't keep the task from its commands.
         for _ in 0..RECEIVES {
-            let (client, host) = (&mut self.client, &self.host);
+            let (client, host, received) = (&mut self.client, &self.host, &mut received);
             self.look = self.sockets.receive(|path, datagrams, stride| {
                 let store = |chunk: &Chunk<'_>| host.store(chunk);
+                *received += datagrams.len();
                 client.handle_batch(now, path, datagrams, stride, store);
             });
             if !self.look {
@@ -160,6 +158,7 @@ impl Task {
         for transfer in self.host.flush() {
             self.client.file_checked(now, transfer, Err(FileError::Disk));
         }
+        received
     }
 
     /// What there is to do without waiting.
@@ -181,6 +180,42 @@ impl Task {
         let look = self.more || self.look || self.in_a_row >= COMMANDS;
         self.in_a_row = 0;
         look.then_some(Woken::Readable)
+    }
+
+    /// Waits, with nothing at hand; what arrives is taken.
+    async fn rest(&mut self) -> Woken {
+        let (sent, began) = (core::mem::take(&mut self.sent), clock::now().mono);
+        if self.spin.is_worth_it(sent)
+            && let Some(woken) = self.look_out(sent, began).await
+        {
+            return woken;
+        }
+        let woken = self.wait().await;
+        if !matches!(woken, Woken::Readable) {
+            return woken;
+        }
+        let now = clock::now();
+        let received = self.receive(now);
+        self.spin.learn(sent, now.mono.since(began), received);
+        Woken::Received
+    }
+
+    /// Waits for a moment without falling asleep.
+    async fn look_out(&mut self, sent: usize, began: Instant) -> Option<Woken> {
+        loop {
+            let now = clock::now();
+            let received = self.receive(now);
+            if received > 0 || now.mono.since(began) >= SPIN {
+                self.spin.learn(sent, now.mono.since(began), received);
+                return (received > 0).then_some(Woken::Received);
+            }
+            // The application may be a task of the same thread.
+            smol::future::yield_now().await;
+            let woken = self.at_hand();
+            if woken.is_some() {
+                return woken;
+            }
+        }
     }
 
     /// Sets the timer, unless it fires before the deadline anyway.
@@ -306,8 +341,7 @@ impl Task {
                 self.client.handle_completion(now, op, outcome);
                 continue;
             }
-            // The worker outlives the task.
-            let _gone = self.jobs.try_send((op, action));
+            self.jobs.start(op, action);
         }
         self.hand_out();
         let mut batches = 0;
@@ -327,6 +361,7 @@ impl Task {
             }
             let Some((transmit, sent)) = next else { break };
             let sent = self.sockets.send(&transmit, &self.arena, sent);
+            self.sent = self.sent.saturating_add(sent);
             if sent < transmit.len {
                 self.waiting = Some((transmit, sent));
                 break;
@@ -338,6 +373,9 @@ impl Task {
     /// Seals the next batch of a file.
     fn chunks(&mut self, now: Now) -> Option<Transmit> {
         while let Some(want) = self.client.file_want(now) {
+            if self.scratch.len() < want.len {
+                self.scratch.resize(DATAGRAM_MAX, 0);
+            }
             let bytes = &mut self.scratch[..want.len];
             match self.host.load(&want, bytes) {
                 Ok(()) => {
