@@ -121,7 +121,7 @@
 //! | 3 | [`transport`] | one peer's packets |
 //! | 2 | [`crypto`] | pure functions of keys and bytes |
 //! | 1 | [`wire`] | bytes to values and back |
-//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`], [`spin`], `budget` | ground |
+//! | 0 | [`time`], [`random`], [`id`], [`secret`], [`limits`], [`error`], [`ranges`], [`spin`], `budget`, `queue`, `spare` | ground |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -134,11 +134,13 @@ pub mod error;
 pub mod id;
 pub mod limits;
 pub mod ops;
+mod queue;
 pub mod random;
 pub mod ranges;
 pub mod secret;
 pub mod server;
 mod session;
+mod spare;
 pub mod spin;
 pub mod time;
 pub mod transport;

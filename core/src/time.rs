@@ -1,33 +1,48 @@
 //! Two clocks, both given by the caller (PROTOCOL 1): a monotonic one that counts sleep, for timers
 //! and ages, and the wall clock, for timestamps and port slots.
 
+use core::fmt;
+use core::num::NonZero;
 use core::ops::{Add, Sub};
 pub use core::time::Duration;
 
 /// A moment on the caller's monotonic clock, in microseconds from an origin of its choice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(u64);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+// One more than the microseconds, so that no moment is all zeros: an `Option` of one takes no more room.
+pub struct Instant(NonZero<u64>);
 
 impl Instant {
     /// The origin of the clock.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZero::<u64>::MIN);
 
     /// `micros` microseconds after the origin.
     #[must_use]
     pub const fn from_micros(micros: u64) -> Self {
-        Self(micros)
+        Self(NonZero::<u64>::MIN.saturating_add(micros))
     }
 
     /// Microseconds since the origin.
     #[must_use]
     pub const fn as_micros(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// Time from `earlier` to here; zero when `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+impl Default for Instant {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Instant({})", self.as_micros())
     }
 }
 
@@ -43,7 +58,8 @@ impl Sub<Duration> for Instant {
     type Output = Self;
 
     fn sub(self, rhs: Duration) -> Self {
-        Self(self.0.saturating_sub(u64::try_from(rhs.as_micros()).unwrap_or(u64::MAX)))
+        let micros = u64::try_from(rhs.as_micros()).unwrap_or(u64::MAX);
+        Self::from_micros(self.as_micros().saturating_sub(micros))
     }
 }
 
@@ -116,6 +132,13 @@ mod tests {
             assert_eq!(UnixMs(secs * 1000).date(), date);
         }
         assert_eq!(UnixMs(86_399_999).time_of_day(), (23, 59, 59));
+    }
+
+    #[test]
+    fn no_more_room_for_an_option() {
+        assert_eq!(size_of::<Option<Instant>>(), size_of::<Instant>());
+        assert_eq!(Instant::from_micros(5).as_micros(), 5);
+        assert_eq!(alloc::format!("{:?}", Instant::ZERO), "Instant(0)");
     }
 
     #[test]

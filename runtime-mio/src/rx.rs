@@ -9,12 +9,16 @@ use std::io::{self, IoSliceMut};
 
 /// Room for one receive: a datagram, or as many as the kernel joins.
 const SLOT: usize = 65_536;
+/// Receives at a time while few come: the rest of the arena is not touched.
+const FEW: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
 /// Receives of one turn and socket; the rest waits for the next turn.
 const RECEIVES: usize = 8;
 
 /// The receive arena: 2 MiB for the whole server.
 pub(crate) struct Receiver {
     arena: Vec<u8>,
+    /// Receives at a time.
+    slots: usize,
 }
 
 impl fmt::Debug for Receiver {
@@ -25,7 +29,7 @@ impl fmt::Debug for Receiver {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self { arena: vec![0; SLOT * BATCH_SIZE] }
+        Self { arena: vec![0; SLOT * BATCH_SIZE], slots: FEW }
     }
 
     /// Reads what a socket has, up to the budget of a turn, and hands out what the kernel joined:
@@ -35,8 +39,10 @@ impl Receiver {
         bound: &mut Bound,
         mut take: impl FnMut(Path, &mut [u8], usize),
     ) {
-        for _ in 0..RECEIVES {
-            let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+        for turn in 1..=RECEIVES {
+            let slots = self.slots;
+            let arena = self.arena.chunks_mut(SLOT).take(slots);
+            let mut slices: Vec<_> = arena.map(IoSliceMut::new).collect();
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
             let socket = UdpSockRef::from(&bound.io);
             match bound.state.recv(socket, &mut slices, &mut meta) {
@@ -49,10 +55,13 @@ impl Receiver {
                         take(path, &mut slot[..meta.len.min(SLOT)], meta.stride.max(1));
                     }
                     // Elsewhere one call gives one datagram, however many wait.
-                    if cfg!(any(target_os = "linux", target_os = "android")) && count < BATCH_SIZE {
+                    if cfg!(any(target_os = "linux", target_os = "android")) && count < slots {
                         // That was all; what comes now wakes the loop.
                         bound.readable = false;
                         return;
+                    }
+                    if turn == RECEIVES {
+                        self.slots = BATCH_SIZE;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

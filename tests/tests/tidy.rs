@@ -9,7 +9,10 @@ const FUNCTION: usize = 70;
 const FILE: usize = 500;
 /// The floors of the core: what lies on one may use its own and those below.
 const FLOORS: [&[&str]; 6] = [
-    &["time", "random", "id", "secret", "limits", "error", "ranges", "budget", "spin"],
+    &[
+        "time", "random", "id", "secret", "limits", "error", "ranges", "budget", "spin", "queue",
+        "spare",
+    ],
     &["wire"],
     &["crypto"],
     &["transport"],

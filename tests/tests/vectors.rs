@@ -471,7 +471,7 @@ fn handshake(case: &mut Fields, provider: Provider) -> Outcome {
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let hello_at = timestamp(case, "timestamp_ms")?;
     let connection = ConnectionId::new(hello_at, nonce);
-    equal("connection_id", connection.as_str(), case.text("connection_id")?.as_str())?;
+    equal("connection_id", connection.to_string(), case.text("connection_id")?)?;
     let epoch_zero = epoch_zero(&shared_secret, &connection, hello_at);
     case.within("epoch0", |keys| epoch_keys(keys, &epoch_zero))?;
     let first = hello_id(&shared_secret);
@@ -778,7 +778,7 @@ fn punch(case: &mut Fields, provider: Provider) -> Outcome {
     let nonce = u64::from_be_bytes(case.hex_array("nonce")?);
     let timestamp = timestamp(case, "timestamp_ms")?;
     let connection = ConnectionId::new(timestamp, nonce);
-    equal("connection_id", connection.as_str(), case.text("connection_id")?.as_str())?;
+    equal("connection_id", connection.to_string(), case.text("connection_id")?)?;
 
     // 0^7 ‖ 0x01 ‖ nonce under hello_id.
     let first = hello_id(&shared_secret);

@@ -4,8 +4,8 @@ use crate::id::Epoch;
 use crate::secret::Secret;
 use crate::time::UnixMs;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -79,7 +79,7 @@ pub fn epoch_zero(
     connection_id: &ConnectionId,
     timestamp: UnixMs,
 ) -> EpochKeys {
-    let context = format!("{}:{}", connection_id.0, timestamp.secs());
+    let context = format!("{connection_id}:{}", timestamp.secs());
     derive(shared_secret.expose(), context.as_bytes())
 }
 
@@ -97,7 +97,7 @@ pub fn epoch_next(
     let mut secret = Zeroizing::new([0; 64]);
     secret[..32].copy_from_slice(next_key_seed.expose());
     secret[32..].copy_from_slice(agreed.expose());
-    let mut context = Vec::from(format!("{}:{epoch}:", connection_id.0));
+    let mut context = Vec::from(format!("{connection_id}:{epoch}:"));
     context.extend_from_slice(client_public);
     context.extend_from_slice(server_public);
     derive(&*secret, &context)
@@ -123,20 +123,24 @@ pub fn hello_id(shared_secret: &Secret<32>) -> Secret<32> {
 }
 
 /// Name of an attempt to connect, and of the session that comes of it (PROTOCOL 2.4).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(String);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// Days since 1970-01-01.
+    day: u64,
+    nonce: u64,
+}
 
 impl ConnectionId {
     /// `"clawchat-" ‖ YYYYMMDD ‖ "-" ‖ hex(nonce)`, the date being the hello's.
     #[must_use]
-    pub fn new(timestamp: UnixMs, nonce: u64) -> Self {
-        let (year, month, day) = timestamp.date();
-        Self(format!("clawchat-{year:04}{month:02}{day:02}-{nonce:016x}"))
+    pub const fn new(timestamp: UnixMs, nonce: u64) -> Self {
+        Self { day: timestamp.secs() / 86_400, nonce }
     }
+}
 
-    /// Its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = UnixMs(self.day * 86_400_000).date();
+        write!(f, "clawchat-{year:04}{month:02}{day:02}-{:016x}", self.nonce)
     }
 }

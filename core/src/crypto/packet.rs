@@ -21,8 +21,8 @@ const AAD_LEN: usize = 26;
 /// them with its next packet.
 #[derive(Debug)]
 pub struct PacketKeys {
-    packet: Secret<32>,
-    identity: Secret<32>,
+    /// The packet key, and the identity key after it: in one place, which takes less room than two.
+    both: Secret<64>,
     provider: &'static dyn CipherProvider,
     ready: Option<Box<Ready>>,
     /// Of keys that open: recognises packets meanwhile.
@@ -45,8 +45,11 @@ impl PacketKeys {
         provider: &'static dyn CipherProvider,
     ) -> Self {
         Self {
-            packet: direction_key(&keys.encryption_key, direction),
-            identity: direction_key(&keys.iv_key, direction),
+            both: Secret::filled(|out| {
+                let (packet, identity) = out.split_at_mut(32);
+                packet.copy_from_slice(direction_key(&keys.encryption_key, direction).expose());
+                identity.copy_from_slice(direction_key(&keys.iv_key, direction).expose());
+            }),
             provider,
             ready: None,
             finder: None,
@@ -61,16 +64,25 @@ impl PacketKeys {
         provider: &'static dyn CipherProvider,
     ) -> Self {
         let mut own = Self::new(keys, direction, provider);
-        own.finder = Some(Box::new(Finder::new(&own.identity)));
+        own.finder = Some(Box::new(Finder::new(&own.identity())));
         own
     }
 
     fn ready(&mut self) -> &Ready {
-        let Self { packet, identity, provider, ready, .. } = self;
-        ready.get_or_insert_with(|| {
-            let cipher = provider.packet_cipher(packet);
-            Box::new(Ready { cipher, identity: Identity::new(identity) })
-        })
+        if self.ready.is_none() {
+            let cipher = self.provider.packet_cipher(&self.part(0));
+            let identity = Identity::new(&self.identity());
+            self.ready = Some(Box::new(Ready { cipher, identity }));
+        }
+        self.ready.as_ref().expect("it is there or was just made")
+    }
+
+    fn part(&self, at: usize) -> Secret<32> {
+        Secret::filled(|out| out.copy_from_slice(&self.both.expose()[at..at + 32]))
+    }
+
+    fn identity(&self) -> Secret<32> {
+        self.part(32)
     }
 
     /// Whether they are expanded.
@@ -88,7 +100,7 @@ impl PacketKeys {
     fn ask<T>(&self, question: impl FnOnce(&Identity) -> T) -> T {
         match &self.ready {
             Some(ready) => question(&ready.identity),
-            None => question(&Identity::new(&self.identity)),
+            None => question(&Identity::new(&self.identity())),
         }
     }
 

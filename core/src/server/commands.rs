@@ -158,7 +158,7 @@ impl Server {
     /// Command: rotates the keys of a member's sessions, or of all; how many were asked.
     pub fn rotate_keys(&mut self, now: Now, member: Option<&str>) -> usize {
         let asked = |entry: &super::Entry| {
-            entry.established.is_some() && member.is_none_or(|name| entry.member == name)
+            entry.established.is_some() && member.is_none_or(|name| *entry.member == *name)
         };
         let ids: Vec<_> =
             self.sessions.iter().filter(|(_, e)| asked(e)).map(|(id, _)| id).collect();
@@ -223,7 +223,7 @@ impl Server {
         let status = |(id, entry): (SessionId, &super::Entry)| {
             Some(SessionStatus {
                 id,
-                member: entry.member.clone(),
+                member: entry.member.to_string(),
                 file: entry.secret.file,
                 connection_id: entry.session.connection_id().clone(),
                 remote: entry.session.path().remote,

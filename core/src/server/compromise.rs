@@ -52,7 +52,7 @@ impl Server {
         let sessions: Vec<_> = self
             .sessions
             .iter()
-            .filter(|(_, entry)| entry.member == member)
+            .filter(|(_, entry)| *entry.member == *member)
             .map(|(id, _)| id)
             .collect();
         for id in sessions {
@@ -68,7 +68,7 @@ impl Server {
     /// A member raised COMPROMISED: its session holds its keys until the ack is sealed.
     pub(super) fn compromised_by_member(&mut self, now: Now, id: SessionId) {
         let Some(entry) = self.sessions.get(id) else { return };
-        let (file, member) = (entry.secret.file, entry.member.clone());
+        let (file, member) = (entry.secret.file, entry.member.to_string());
         let retirement = entry.retirement;
         self.gone(now, id, CloseReason::Wiped);
         match retirement {
@@ -203,7 +203,7 @@ impl Server {
     /// A client acknowledged our signal, or did not in time.
     pub(super) fn signalled(&mut self, now: Now, id: SessionId, acknowledged: bool) {
         let Some(entry) = self.sessions.get(id) else { return };
-        let member = entry.member.clone();
+        let member = entry.member.to_string();
         self.gone(now, id, CloseReason::Wiped);
         self.events.push_back(Event::Signalled { session: id, member, acknowledged });
     }

@@ -214,7 +214,7 @@ impl Server {
     /// A member offers a file.
     fn take_offer(&mut self, now: Now, id: SessionId, number: Number, mut offer: FileOffer) {
         let Some(entry) = self.sessions.get_mut(id) else { return };
-        let member = entry.member.clone();
+        let member = entry.member.to_string();
         offer.from.clone_from(&member);
         let mut to = self.hub.recipients(&member, &offer.to);
         if let Some(to) = &mut to {
@@ -263,7 +263,7 @@ impl Server {
             return;
         };
         entry.session.digest_file(number.count, stored.sha256);
-        let (offer, to) = (stored.offer.clone(), entry.member.clone());
+        let (offer, to) = (stored.offer.clone(), entry.member.to_string());
         self.events.push_back(Event::FileSending { transfer, offer, to, held });
     }
 
@@ -322,7 +322,7 @@ impl Server {
         for transfer in others {
             let session = self.files.transfers.get(&transfer).map(|other| other.session);
             let own = session.and_then(|session| self.sessions.get(session));
-            if own.is_some_and(|entry| entry.member == member) {
+            if own.is_some_and(|entry| *entry.member == *member) {
                 self.cancel_file(now, transfer, "another device of yours got it");
             }
         }

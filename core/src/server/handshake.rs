@@ -13,6 +13,7 @@ use crate::limits::{
     CLOCK_SKEW, DATAGRAM_BASE, HALF_OPEN, HALF_OPEN_PER_FILE, HEADER_LEN, HELLO_MEMORY,
     IDLE_TIMEOUT, KEEPALIVE, TAG_LEN,
 };
+use crate::queue::Queue;
 use crate::session::{Session, Setup, datagram_hash};
 use crate::time::{Duration, Now, UnixMs};
 use crate::transport::Timer;
@@ -22,7 +23,6 @@ use crate::wire::cursor::Writer;
 use crate::wire::frame::{Frame, Frames, write_signal};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::message::{ErrorCode, ErrorMessage, Message, SessionInfo, Side};
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -163,7 +163,7 @@ impl Server {
         let public_key = private.public();
         let agreed = private.agree(&hello.client_public).ok_or(DropReason::Hello)?;
         let credential = self.credentials.get(hello.secret).ok_or(DropReason::NoKey)?;
-        let member = credential.member.clone();
+        let member = self.hub.name(&credential.member);
         let response_timeout = Duration::from_secs(credential.response_timeout);
         let session = Some(self.session_info(now, path, &member));
         let json = Message::Answer { epoch: Epoch(1), public_key, session }.encode();
@@ -189,9 +189,9 @@ impl Server {
         };
         self.make_room(secret.file);
         let session = Session::new(now.mono, setup);
-        let (hello_at, owed) = (now.mono, VecDeque::new());
+        let (hello_at, owed) = (now.mono, Queue::new());
         let (announce, retirement, established) = (None, None, None);
-        let answered = Audit::HelloAnswered { member: member.clone(), remote: path.remote };
+        let answered = Audit::HelloAnswered { member: member.to_string(), remote: path.remote };
         self.events.push_back(Event::Audit(answered));
         let entry = Entry {
             session,
@@ -273,7 +273,7 @@ impl Server {
         let older: Vec<_> = older.map(|(other, _)| other).collect();
         self.sessions.establish(now, id);
         let (session, remote) = (id, path.remote);
-        self.events.push_back(Event::Connected { session, member: member.clone(), remote });
+        self.events.push_back(Event::Connected { session, member: member.to_string(), remote });
         // Welcomed before the older one goes: the member is online throughout.
         self.welcome(now, id, &member);
         for other in older {

@@ -13,6 +13,7 @@ use crate::wire::message::{
 };
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -38,6 +39,7 @@ struct Mail {
 
 #[derive(Debug)]
 struct Member {
+    name: Arc<str>,
     rooms: BTreeSet<String>,
     since: UnixMs,
     /// Established sessions, each with its own status and the number of the next mail to send it.
@@ -59,8 +61,9 @@ struct Member {
 }
 
 impl Member {
-    fn new(now: Now) -> Self {
+    fn new(now: Now, name: &str) -> Self {
         Self {
+            name: name.into(),
             rooms: BTreeSet::new(),
             since: now.wall,
             sessions: BTreeMap::new(),
@@ -135,8 +138,13 @@ pub(super) struct Hub {
 impl Hub {
     /// Adds a member, or sets its rooms; every member is in the lobby.
     pub(super) fn set_member(&mut self, name: &str, rooms: &[String], now: Now) {
-        let member = self.members.entry(name.to_string()).or_insert_with(|| Member::new(now));
+        let member = self.members.entry(name.to_string()).or_insert_with(|| Member::new(now, name));
         member.rooms = rooms.iter().cloned().chain([LOBBY.to_string()]).collect();
+    }
+
+    /// A name to keep: a member's own, however many keep it.
+    pub(super) fn name(&self, name: &str) -> Arc<str> {
+        self.members.get(name).map_or_else(|| name.into(), |member| member.name.clone())
     }
 
     pub(super) fn has_member(&self, name: &str) -> bool {

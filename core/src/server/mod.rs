@@ -24,6 +24,7 @@ use crate::error::{CloseReason, DropReason};
 use crate::id::{Epoch, FileId, OpId, PortId, SessionId};
 use crate::limits::{HALF_OPEN, KeyLimits};
 use crate::ops::{Deadline, Ops, Outcome};
+use crate::queue::Queue;
 use crate::random::{Random, Seed};
 use crate::session::{Batch, Context, Session, SessionEvent};
 use crate::time::{Duration, Instant, Now};
@@ -33,7 +34,8 @@ use crate::wire::message::Message;
 use crate::wire::secfile::SERVER_NAME_MAX;
 use admission::Trials;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::string::String;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use api::{Action, Event, Member, ServerConfig};
 pub use audit::{Alert, Audit, Resource};
@@ -102,10 +104,11 @@ struct Entry {
     session: Session,
     /// The secret that it began with.
     secret: SecretId,
-    member: String,
+    /// Shared by all sessions of the member.
+    member: Arc<str>,
     hello_at: Instant,
     /// Receipts, presence and refusals that wait for a place in its channel.
-    owed: VecDeque<Message>,
+    owed: Queue<Message>,
     /// Of those sent, what nobody asks for again.
     handed: relay::Handed,
     /// It is to hear of the port.
@@ -352,7 +355,7 @@ impl Server {
     fn moved(&mut self, id: SessionId, from: Path, to: Path) {
         self.sessions.moved(id, from.remote, to.remote);
         if let Some(entry) = self.sessions.get(id).filter(|_| from.remote != to.remote) {
-            let (member, from, to) = (entry.member.clone(), from.remote, to.remote);
+            let (member, from, to) = (entry.member.to_string(), from.remote, to.remote);
             self.events.push_back(Event::Audit(Audit::PathMoved { session: id, member, from, to }));
         }
     }
@@ -375,7 +378,7 @@ impl Server {
         for message in unheard.into_iter().filter(|_| !others) {
             self.send_receipt(now, &member, message);
         }
-        let session = id;
+        let (session, member) = (id, member.to_string());
         let ended = Event::Disconnected { session, member, remote, lasted, sent, received, reason };
         self.events.push_back(ended);
     }

@@ -7,6 +7,7 @@ use crate::id::{Epoch, PortId, SessionId};
 use crate::time::Now;
 use crate::transport::path::Path;
 use crate::wire::message::RotationReason;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 impl Server {
@@ -202,7 +203,7 @@ impl Server {
     /// A session has opened a new epoch: it may have waited for that to hear of the port.
     pub(super) fn keys_rotated(&mut self, now: Now, id: SessionId, epoch: Epoch) {
         if let Some(entry) = self.sessions.get(id) {
-            let (session, member) = (id, entry.member.clone());
+            let (session, member) = (id, entry.member.to_string());
             self.events.push_back(Event::KeysRotated { session, member, epoch });
         }
         self.announce_if_ready(now, id);

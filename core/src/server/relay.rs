@@ -10,7 +10,7 @@ use crate::wire::message::{
     Chat, ErrorCode, ErrorMessage, Message, Presence, ReceiptState, SERVER_MEMBER, Status,
 };
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -326,7 +326,7 @@ impl Server {
         entry.held = !entry.session.has_room();
         if entry.owed.is_empty() {
             // Most sessions are owed nothing most of the time.
-            entry.owed = VecDeque::new();
+            entry.owed.rest();
         }
         if touched {
             self.schedule.touch(id);

@@ -36,9 +36,9 @@ pub(super) struct Sessions {
     free: Vec<usize>,
     begun: u64,
     by_file: BTreeSet<(FileId, SessionId)>,
-    /// Established sessions by the address of their path. Whoever has a file can claim any address as
-    /// his first, so that one may have several.
-    by_address: HashTable<(SocketAddr, SessionId)>,
+    /// Established sessions by the hash of the address of their path. Whoever has a file can claim any
+    /// address as his first, so that one may have several.
+    by_address: HashTable<(u64, SessionId)>,
     hasher: FixedState,
     established: usize,
 }
@@ -111,8 +111,8 @@ impl Sessions {
     /// Established sessions whose path has this address.
     pub(super) fn at(&self, address: SocketAddr) -> impl Iterator<Item = (SessionId, &Entry)> {
         let same = self.by_address.iter_hash(self.hasher.hash_one(address));
-        let same = same.filter(move |(other, _)| *other == address);
-        same.filter_map(|(_, id)| Some((*id, self.get(*id)?)))
+        let all = same.filter_map(|(_, id)| Some((*id, self.get(*id)?)));
+        all.filter(move |(_, entry)| entry.session.path().remote == address)
     }
 
     /// How many are established.
@@ -143,17 +143,16 @@ impl Sessions {
     }
 
     fn enter_address(&mut self, id: SessionId, address: SocketAddr) {
-        let Self { by_address, hasher, .. } = self;
-        let hash = hasher.hash_one(address);
-        let present = by_address.find(hash, |other| *other == (address, id)).is_some();
+        let own = (self.hasher.hash_one(address), id);
+        let present = self.by_address.find(own.0, |other| *other == own).is_some();
         if !present {
-            by_address.insert_unique(hash, (address, id), |(other, _)| hasher.hash_one(other));
+            self.by_address.insert_unique(own.0, own, |(hash, _)| *hash);
         }
     }
 
     fn leave_address(&mut self, id: SessionId, address: SocketAddr) {
-        let hash = self.hasher.hash_one(address);
-        if let Ok(found) = self.by_address.find_entry(hash, |other| *other == (address, id)) {
+        let own = (self.hasher.hash_one(address), id);
+        if let Ok(found) = self.by_address.find_entry(own.0, |other| *other == own) {
             let _left = found.remove();
         }
     }

@@ -126,7 +126,7 @@ impl Scene {
     }
 
     fn session_of(&self, member: &str) -> SessionId {
-        let own = |(id, entry): (SessionId, &Entry)| (entry.member == member).then_some(id);
+        let own = |(id, entry): (SessionId, &Entry)| (*entry.member == *member).then_some(id);
         self.server.sessions.iter().filter_map(own).max().unwrap()
     }
 

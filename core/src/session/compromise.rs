@@ -17,7 +17,7 @@ use crate::wire::message::VERSION;
 use crate::wire::secfile::SIGNAL;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use sha2::{Digest, Sha256};
 
@@ -105,6 +105,7 @@ impl Session {
     ///
     /// False when there are no established keys to sign with; they are wiped then.
     pub(crate) fn declare_compromised(&mut self, now: Now, reason: &str) -> bool {
+        self.phase.wake(self.kept());
         let phase = core::mem::replace(&mut self.phase, Phase::Over);
         let (Phase::Open(transport) | Phase::Leaving(transport, _)) = phase else {
             if let keep @ (Phase::Signalling(_) | Phase::Replacing(_) | Phase::Echo(_)) = phase {
@@ -124,7 +125,7 @@ impl Session {
             .with("version", VERSION)
             .with("signal", SIGNAL)
             .with("timestamp", now.wall.secs())
-            .with("connection_id", self.connection_id.as_str())
+            .with("connection_id", self.connection_id.to_string())
             .with("reason", reason);
         let Some(datagram) = signed(&mut epochs, epoch, now, PacketType::Compromised, object)
         else {
@@ -172,8 +173,9 @@ impl Session {
             return Err(Violation::MessageSide);
         }
         // Under the previous epoch it counts only until the newer one is opened.
-        let Some(keys) = transport.epochs.send_of(epoch) else { return Ok(()) };
-        check_signal(object, &keys.peer_mac, self.connection_id.as_str())?;
+        let Some(keys) = transport.epochs().send_of(epoch) else { return Ok(()) };
+        check_signal(object, &keys.peer_mac, &self.connection_id.to_string())?;
+        self.phase.wake(self.kept());
         let phase = core::mem::replace(&mut self.phase, Phase::Over);
         if let Phase::HalfOpen(transport) | Phase::Open(transport) | Phase::Leaving(transport, _) =
             phase
@@ -211,7 +213,7 @@ impl Session {
                     .with("type", "compromised_ack")
                     .with("version", VERSION)
                     .with("timestamp", now.wall.secs())
-                    .with("connection_id", self.connection_id.as_str())
+                    .with("connection_id", self.connection_id.to_string())
                     .with("action", "keys_deleted")
                     .with("new_file_ready", new_file_ready);
                 match signed(&mut epochs, epoch, now, PacketType::CompromisedAck, object) {
@@ -268,17 +270,17 @@ impl Session {
             _ => None,
         });
         let Some(object) = object else { return Err(DropReason::Ending) };
-        let id = self.connection_id.as_str();
+        let id = self.connection_id.to_string();
         match header.kind {
             PacketType::CompromisedAck
                 if opened.epoch == signal.epoch
-                    && check_ack(&object, &signal.peer_mac, id).is_ok() =>
+                    && check_ack(&object, &signal.peer_mac, &id).is_ok() =>
             {
                 self.signal_done(true);
             }
             PacketType::Compromised => {
                 let keys = signal.epochs.send_of(opened.epoch);
-                if keys.is_some_and(|keys| check_signal(&object, &keys.peer_mac, id).is_ok())
+                if keys.is_some_and(|keys| check_signal(&object, &keys.peer_mac, &id).is_ok())
                     && let Phase::Signalling(signal) =
                         core::mem::replace(&mut self.phase, Phase::Over)
                 {

@@ -20,12 +20,12 @@ impl Session {
 
     /// The client's goodbye: its ack is our last packet (PROTOCOL 5.5).
     pub(super) fn take_goodbye(&mut self, now: Now) {
-        let Some(transport) = self.phase.transport_mut() else { return };
+        let Some(transport) = self.phase.transport_mut(self.kept()) else { return };
         let mut out = vec![0; DATAGRAM_MAX];
         let len = transport.last_ack(now, &mut out).unwrap_or(0);
         out.truncate(len);
         let interval = Duration::ZERO;
-        self.phase = Phase::Parting(Parting { datagram: out, left: 1, at: now.mono, interval });
+        self.phase = Phase::parting(Parting { datagram: out, left: 1, at: now.mono, interval });
         self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(CloseReason::Goodbye));
     }
@@ -45,7 +45,7 @@ impl Session {
     }
 
     pub(super) fn fatal(&mut self, now: Now, code: ErrorCode, message: &str, reason: CloseReason) {
-        let Some(transport) = self.phase.transport_mut() else { return };
+        let Some(transport) = self.phase.transport_mut(self.kept()) else { return };
         let error = Message::Error(ErrorMessage {
             code,
             message: message.to_string(),
@@ -56,7 +56,7 @@ impl Session {
         let interval = transport.recovery.rtt.pto();
         let datagram = transport.seal_signal(now, PacketType::Error, &error.encode());
         let parting = Parting { datagram, left: FATAL_COPIES, at: now.mono, interval };
-        self.phase = Phase::Parting(parting);
+        self.phase = Phase::parting(parting);
         self.rotation = Rotation::default();
         self.events.push_back(SessionEvent::Closed(reason));
     }
@@ -69,6 +69,7 @@ impl Session {
         let goodbye =
             Presence { member: Default::default(), status: Status::Offline, since: now.wall };
         let sent = self.send(&Message::Presence(goodbye), None);
+        self.phase.wake(self.kept());
         match (core::mem::replace(&mut self.phase, Phase::Over), sent) {
             (Phase::Open(transport) | Phase::HalfOpen(transport), Ok(())) => {
                 let until = now.mono + transport.recovery.rtt.pto() * 3;

@@ -14,18 +14,20 @@ use crate::crypto::aead::CipherProvider;
 use crate::crypto::derive::{ConnectionId, Direction};
 use crate::error::{CloseReason, DropReason, SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{MESSAGE_MAX, OFFERS_BURST, OFFERS_PER_SECOND};
+use crate::limits::MESSAGE_MAX;
+use crate::queue::Queue;
 use crate::random::Random;
+use crate::spare::Spare;
 use crate::time::{Duration, Instant, Now};
 use crate::transport::channel::Token;
 use crate::transport::epochs::{Epochs, Found, Opened};
 use crate::transport::path::Path;
+use crate::transport::rest::{Kept, View};
 use crate::transport::{Timer, Transport};
 use crate::wire::header::{Header, PacketType};
 use crate::wire::json::Object;
 use crate::wire::message::{Message, Presence, Side, Status};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use phase::Phase;
 use rotation::Rotation;
 use transfer::Transfers;
@@ -88,10 +90,10 @@ pub(crate) struct Session {
     phase: Phase,
     /// What goes with a phase that rotates keys: every way out of it forgets the key pair offered.
     rotation: Rotation,
-    /// Server: rotations that the client may offer unasked.
-    offers: Budget,
-    transfers: Transfers,
-    events: VecDeque<SessionEvent>,
+    /// Server: rotations that the client may offer unasked; all of them while it is not there.
+    offers: Option<Box<Budget>>,
+    transfers: Spare<Transfers>,
+    events: Queue<SessionEvent>,
     /// Bytes sealed and opened when last looked at.
     traffic: (u64, u64),
 }
@@ -110,9 +112,9 @@ impl Session {
             provider: setup.provider,
             phase: Phase::HalfOpen(Box::new(transport)),
             rotation: Rotation::default(),
-            offers: Budget::new(now, OFFERS_PER_SECOND, OFFERS_BURST),
-            transfers: Transfers::default(),
-            events: VecDeque::new(),
+            offers: None,
+            transfers: Spare::default(),
+            events: Queue::new(),
             traffic: (0, 0),
         }
     }
@@ -132,6 +134,11 @@ impl Session {
         }
     }
 
+    /// What a transport at rest is woken with.
+    const fn kept(&self) -> Kept {
+        Kept { home: self.path, traffic: self.traffic }
+    }
+
     pub(crate) const fn path(&self) -> Path {
         self.path
     }
@@ -141,7 +148,7 @@ impl Session {
     }
 
     pub(crate) const fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open(_))
+        matches!(self.phase, Phase::Open(_) | Phase::Resting(_))
     }
 
     pub(crate) const fn is_over(&self) -> bool {
@@ -164,17 +171,17 @@ impl Session {
 
     /// The smoothed round-trip time, once measured.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.phase.transport()?.recovery.rtt.smoothed()
+        self.phase.transport()?.smoothed()
     }
 
     /// The probe timeout, without back-off; zero once there are no keys.
     pub(crate) fn pto(&self) -> Duration {
-        self.phase.transport().map_or(Duration::ZERO, |transport| transport.recovery.rtt.pto())
+        self.phase.transport().map_or(Duration::ZERO, View::pto)
     }
 
     /// Bytes of datagrams sealed and opened.
     pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.phase.transport().map_or(self.traffic, Transport::traffic)
+        self.phase.transport().and_then(View::traffic).unwrap_or(self.traffic)
     }
 
     /// Whether [`Self::poll_event`] has something.
@@ -200,19 +207,19 @@ impl Session {
         found: Found,
         datagram: &mut [u8],
     ) -> Result<Option<ChunkAt>, DropReason> {
-        let Some(transport) = self.phase.transport_mut() else {
+        let Some(transport) = self.phase.transport() else {
             return self.handle_while_ending(cx, path, header, found, datagram).map(|()| None);
         };
         if let Some(reason) = transport.end(cx.now.mono) {
             self.close(reason);
             return Err(DropReason::Ending);
         }
-        let opened = transport.open(cx.now.mono, header, found, datagram)?;
+        let opened = self.phase.open_packet(cx.now.mono, self.kept(), header, found, datagram)?;
         if opened.completes {
             self.advance(path, opened.epoch);
         }
         let (now, len) = (cx.now.mono, datagram.len());
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.arrived(now, path, opened.seq, len, &mut cx.random.public);
             self.traffic = transport.traffic();
             let plaintext = &datagram[opened.plaintext.clone()];
@@ -242,7 +249,7 @@ impl Session {
         if let Err(violation) = &taken {
             self.violate(cx.now, *violation);
         }
-        if self.phase.transport().is_some_and(|transport| transport.epochs.is_due()) {
+        if self.phase.epochs().is_some_and(Epochs::is_due) {
             self.keep_keys_fresh(cx);
         }
         taken.unwrap_or(None)
@@ -272,7 +279,7 @@ impl Session {
         opened: &Opened,
         datagram: &[u8],
     ) -> Result<Option<ChunkAt>, Violation> {
-        let Some(transport) = self.phase.transport_mut() else { return Ok(None) };
+        let Some(transport) = self.phase.transport_mut(self.kept()) else { return Ok(None) };
         let (epoch, number) = (opened.epoch, (opened.seq, opened.completes));
         let plaintext = &datagram[opened.plaintext.clone()];
         let inbox = transport.process(cx.now.mono, path, kind, number, plaintext)?;
@@ -281,8 +288,7 @@ impl Session {
             let object = Object::parse(json).map_err(Violation::Frames)?;
             self.take_signal(cx, path, kind, epoch, &object)?;
         }
-        while let Some((kind, bytes)) = self.phase.transport_mut().and_then(Transport::pop_message)
-        {
+        while let Some((kind, bytes)) = self.phase.awake_mut().and_then(Transport::pop_message) {
             if let Some(message) = Message::read(&bytes, kind, self.peer())? {
                 self.take_message(cx, message)?;
             }
@@ -361,7 +367,9 @@ impl Session {
         if bytes.len() > MESSAGE_MAX {
             return Err(SendError::Size);
         }
-        let Some(transport) = self.phase.transport_mut() else { return Err(SendError::Closed) };
+        let Some(transport) = self.phase.transport_mut(self.kept()) else {
+            return Err(SendError::Closed);
+        };
         if transport.sending.push(message.packet_type(), bytes, token) {
             Ok(())
         } else {
@@ -378,23 +386,32 @@ impl Session {
 
     /// Whether a message would go out without waiting for others.
     pub(crate) fn has_room(&self) -> bool {
-        self.phase.transport().is_some_and(|transport| transport.sending.has_room())
+        self.phase.transport().is_some_and(View::has_room)
     }
 
     /// A deadline may have come.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        if let Some(transport) = self.phase.transport_mut() {
-            if let Some(reason) = transport.end(now.mono) {
-                self.close(reason);
-                return;
-            }
-            if transport.on_timeout(now.mono, &mut cx.random.public) {
-                self.events.shrink_to_fit();
-                self.transfers.rest();
-            }
+        if let Some(reason) = self.phase.transport().and_then(|transport| transport.end(now.mono)) {
+            self.close(reason);
+            return;
+        }
+        if let Phase::Resting(resting) = &mut self.phase
+            && !resting.on_timeout(now.mono)
+        {
+            self.keep_keys_fresh(cx);
+            return;
+        }
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
+            let rests = transport.on_timeout(now.mono, &mut cx.random.public);
             self.note_move();
             self.keep_keys_fresh(cx);
+            if rests {
+                self.events.rest();
+                self.offers.take_if(|offers| offers.is_full(now.mono));
+                self.transfers.rest();
+                self.phase.rest();
+            }
         }
         match &mut self.phase {
             Phase::Leaving(_, until) if *until <= now.mono => self.close(CloseReason::Goodbye),
@@ -433,7 +450,7 @@ impl Session {
                 }
                 len.map(|len| (home, len))
             }
-            Phase::Replacing(_) | Phase::Over => None,
+            Phase::Resting(_) | Phase::Replacing(_) | Phase::Over => None,
         }
     }
 }

@@ -17,7 +17,7 @@ impl Session {
     /// The local binding of its path was closed: it goes on at `path`, without proof.
     pub(crate) fn rehome(&mut self, path: Path) {
         self.path = path;
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.paths.set_home(path);
             let _not_a_move = transport.take_move();
         }
@@ -25,7 +25,7 @@ impl Session {
 
     /// Says so if the session is on another path than before.
     pub(super) fn note_move(&mut self) {
-        if let Some((from, to)) = self.phase.transport_mut().and_then(Transport::take_move) {
+        if let Some((from, to)) = self.phase.awake_mut().and_then(Transport::take_move) {
             self.path = to;
             self.events.push_back(SessionEvent::Moved { from, to });
         }
@@ -47,20 +47,21 @@ impl Session {
 
     /// Client: moves to `path` as soon as the server answers there (PROTOCOL 5.2).
     pub(crate) fn aim(&mut self, now: Instant, path: Path) {
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.paths.aim(now, path, false);
         }
     }
 
     /// Whether the peer does not answer at the present path.
     pub(crate) fn is_silent(&self) -> bool {
-        self.phase.transport().is_some_and(|t| t.recovery.pto_count() >= SILENT_PTOS)
+        self.phase.transport().is_some_and(|t| t.pto_count() >= SILENT_PTOS)
     }
 
     /// Client: while the server is silent at the present address, it is asked at its others, and at the
     /// port that it announced last (PROTOCOL 6).
     pub(crate) fn look_around(&mut self, now: Instant, addresses: &[IpAddr], port: Option<u16>) {
-        let Some(transport) = self.phase.transport_mut() else { return };
+        // At rest there is no silence.
+        let Some(transport) = self.phase.awake_mut() else { return };
         let home = transport.paths.home();
         if transport.recovery.pto_count() < SILENT_PTOS {
             transport.paths.stay();

@@ -1,9 +1,12 @@
 //! Where a session is between its first key and its last.
 
 use super::compromise::{Echo, Replacing, Signalling};
+use crate::error::DropReason;
 use crate::time::{Duration, Instant};
-use crate::transport::epochs::Epochs;
+use crate::transport::epochs::{Epochs, Found, Opened};
+use crate::transport::rest::{Kept, Resting, View};
 use crate::transport::{Earliest, Timer, Transport};
+use crate::wire::header::Header;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -14,6 +17,8 @@ pub(super) enum Phase {
     HalfOpen(Box<Transport>),
     /// Established.
     Open(Box<Transport>),
+    /// Established, and nothing is under way.
+    Resting(Box<Resting>),
     /// We said goodbye and wait for the ack.
     Leaving(Box<Transport>, Instant),
     /// We raised COMPROMISED.
@@ -23,17 +28,19 @@ pub(super) enum Phase {
     /// Acknowledged: the ack is repeated for copies of the signal. No keys.
     Echo(Box<Echo>),
     /// A last datagram is repeated. No keys.
-    Parting(Parting),
+    Parting(Box<Parting>),
     /// Nothing is left.
     Over,
 }
 
 impl Phase {
-    pub(super) const fn transport(&self) -> Option<&Transport> {
+    /// What there is to know of the transport, while there is one.
+    pub(super) fn transport(&self) -> Option<View<'_>> {
         match self {
             Self::HalfOpen(transport) | Self::Open(transport) | Self::Leaving(transport, _) => {
-                Some(transport)
+                Some(View::Awake(transport))
             }
+            Self::Resting(resting) => Some(View::Resting(resting)),
             Self::Signalling(_)
             | Self::Replacing(_)
             | Self::Echo(_)
@@ -42,24 +49,89 @@ impl Phase {
         }
     }
 
-    pub(super) const fn transport_mut(&mut self) -> Option<&mut Transport> {
+    /// The same of an established one.
+    pub(super) fn open(&self) -> Option<View<'_>> {
+        self.transport().filter(|_| matches!(self, Self::Open(_) | Self::Resting(_)))
+    }
+
+    /// The transport, if it is awake: one at rest has nothing to ask for.
+    pub(super) fn awake(&self) -> Option<&Transport> {
+        match self.transport()? {
+            View::Awake(transport) => Some(transport),
+            View::Resting(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) const fn awake_mut(&mut self) -> Option<&mut Transport> {
         match self {
             Self::HalfOpen(transport) | Self::Open(transport) | Self::Leaving(transport, _) => {
                 Some(transport)
             }
-            Self::Signalling(_)
+            Self::Resting(_)
+            | Self::Signalling(_)
             | Self::Replacing(_)
             | Self::Echo(_)
             | Self::Parting(_)
             | Self::Over => None,
         }
+    }
+
+    /// The transport, woken if it rests.
+    pub(super) fn transport_mut(&mut self, kept: Kept) -> Option<&mut Transport> {
+        self.wake(kept);
+        self.awake_mut()
+    }
+
+    pub(super) fn parting(parting: Parting) -> Self {
+        Self::Parting(Box::new(parting))
+    }
+
+    pub(super) fn wake(&mut self, kept: Kept) {
+        if matches!(self, Self::Resting(_)) {
+            *self = match core::mem::replace(self, Self::Over) {
+                Self::Resting(resting) => Self::Open(Box::new(resting.wake(kept))),
+                other => other,
+            };
+        }
+    }
+
+    /// Goes to rest if nothing is under way.
+    pub(super) fn rest(&mut self) {
+        *self = match core::mem::replace(self, Self::Over) {
+            Self::Open(transport) => match transport.into_resting() {
+                Ok(resting) => Self::Resting(Box::new(resting)),
+                Err(transport) => Self::Open(transport),
+            },
+            other => other,
+        };
+    }
+
+    /// Opens a packet that [`Epochs::recognise`] knows. One that does not open wakes nobody.
+    pub(super) fn open_packet(
+        &mut self,
+        now: Instant,
+        kept: Kept,
+        header: &Header,
+        found: Found,
+        datagram: &mut [u8],
+    ) -> Result<Opened, DropReason> {
+        let Self::Resting(resting) = self else {
+            let transport = self.awake_mut().ok_or(DropReason::NoKey)?;
+            return transport.open(now, header, found, datagram);
+        };
+        let opened = resting.open(now, header, found, datagram)?;
+        if let Some(transport) = self.transport_mut(kept) {
+            transport.received(now, datagram.len());
+        }
+        Ok(opened)
     }
 
     /// The keys, while they open packets.
     pub(super) fn epochs(&self) -> Option<&Epochs> {
         match self {
             Self::Signalling(signal) => Some(&signal.epochs),
-            other => other.transport().map(|transport| &transport.epochs),
+            other => other.transport().map(View::epochs),
         }
     }
 
@@ -77,7 +149,11 @@ impl Phase {
             Self::Signalling(signal) => Some((Timer::Repeat, signal.deadline())),
             Self::Echo(echo) => Some((Timer::Forget, echo.until)),
             Self::Parting(parting) => Some((Timer::Repeat, parting.at)),
-            Self::HalfOpen(_) | Self::Open(_) | Self::Replacing(_) | Self::Over => None,
+            Self::HalfOpen(_)
+            | Self::Open(_)
+            | Self::Resting(_)
+            | Self::Replacing(_)
+            | Self::Over => None,
         });
         match self.transport() {
             Some(transport) => transport.earliest(own),

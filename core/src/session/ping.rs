@@ -8,6 +8,7 @@ use crate::time::Duration;
 impl Session {
     /// Sends a ping; [`Self::take_pong`] tells once its ACK has come.
     pub(crate) fn ping(&mut self) -> Result<(), SendError> {
+        self.phase.wake(self.kept());
         let Phase::Open(transport) = &mut self.phase else { return Err(SendError::Closed) };
         transport.ping();
         Ok(())
@@ -15,6 +16,6 @@ impl Session {
 
     /// How long the last ping took, once.
     pub(crate) fn take_pong(&mut self) -> Option<Duration> {
-        self.phase.transport_mut()?.take_pong()
+        self.phase.awake_mut()?.take_pong()
     }
 }

@@ -1,31 +1,58 @@
 //! Key rotation (PROTOCOL 5.1): SPEC 5.4's four steps at either side.
 
-use super::{Context, Phase, Session};
+use super::{Context, Session};
+use crate::budget::Budget;
 use crate::crypto::agree::PrivateKey;
 use crate::crypto::derive::epoch_next;
 use crate::error::{SendError, Violation};
 use crate::id::Epoch;
-use crate::limits::{ROTATION_MAX, TRIGGER_PATIENCE};
+use crate::limits::{OFFERS_BURST, OFFERS_PER_SECOND, ROTATION_MAX, TRIGGER_PATIENCE};
 use crate::secret::Secret;
+use crate::spare::{Spare, Unused};
 use crate::time::{Instant, Now};
 use crate::transport::epochs::{EpochState, Epochs};
 use crate::wire::message::{Message, RotationReason, Side};
+use alloc::boxed::Box;
+
+/// Which rotations there were, and what is under way.
+#[derive(Debug, Default)]
+pub(super) struct Rotation {
+    /// Server: epochs that the client has said `switch` for.
+    switched: u64,
+    under_way: Spare<UnderWay>,
+}
 
 /// What is under way.
 #[derive(Debug, Default)]
-pub(super) struct Rotation {
+struct UnderWay {
     /// Client: the key pair it offered.
     offered: Option<(Epoch, PrivateKey)>,
     /// Server: the client's public key, which is answered only then.
     waiting: Option<(Epoch, [u8; 32], Instant)>,
     /// Server: the epoch it asked for.
     triggered: Option<Epoch>,
-    /// Server: epochs that the client has said `switch` for.
-    switched: u64,
     /// Asked for while another was under way, which does not count for it.
     again: Option<RotationReason>,
     /// Since when one is due, asked for or under way.
     since: Option<Instant>,
+}
+
+impl UnderWay {
+    const NOTHING: Self =
+        Self { offered: None, waiting: None, triggered: None, again: None, since: None };
+}
+
+impl Unused for UnderWay {
+    const UNUSED: &'static Self = &Self::NOTHING;
+
+    fn is_unused(&self) -> bool {
+        let Self { offered, waiting, triggered, again, since } = self;
+        offered.is_none()
+            && waiting.is_none()
+            && triggered.is_none()
+            && again.is_none()
+            && since.is_none()
+    }
 }
 
 impl Rotation {
@@ -36,19 +63,26 @@ impl Rotation {
 
     /// A packet of `epoch` opened.
     pub(super) fn complete(&mut self, epoch: Epoch) {
-        self.triggered = self.triggered.filter(|asked| *asked > epoch);
-        self.since = None;
+        let under_way = &mut *self.under_way;
+        under_way.triggered = under_way.triggered.filter(|asked| *asked > epoch);
+        under_way.since = None;
+        self.under_way.rest();
     }
 }
 
 impl Session {
+    fn offers(&mut self, now: Instant) -> &mut Budget {
+        let full = || Box::new(Budget::new(now, OFFERS_PER_SECOND, OFFERS_BURST));
+        self.offers.get_or_insert_with(full)
+    }
+
     /// Whether a rotation is under way.
     fn is_rotating(&self) -> bool {
         let settled = |epochs: &Epochs| epochs.is_confirmed() && !epochs.has_next();
         !self.phase.epochs().is_some_and(settled)
-            || self.rotation.offered.is_some()
-            || self.rotation.waiting.is_some()
-            || self.rotation.triggered.is_some()
+            || self.rotation.under_way.offered.is_some()
+            || self.rotation.under_way.waiting.is_some()
+            || self.rotation.under_way.triggered.is_some()
     }
 
     /// Server: has a rotation whose completion is the opening of the epoch that is returned. One that
@@ -58,16 +92,16 @@ impl Session {
         cx: &mut Context<'_>,
         reason: RotationReason,
     ) -> Option<Epoch> {
-        let Phase::Open(transport) = &self.phase else { return None };
-        let next = transport.epochs.current().next();
+        let Some(transport) = self.phase.open() else { return None };
+        let next = transport.epochs().current().next();
         match self.rotate(cx, reason) {
             Ok(()) => Some(next),
             Err(SendError::Busy) if reason == RotationReason::Emergency => {
-                self.rotation.again = Some(reason);
+                self.rotation.under_way.again = Some(reason);
                 Some(next.next())
             }
             // It comes after the one that another asked for.
-            Err(SendError::Busy) if self.rotation.again.is_some() => Some(next.next()),
+            Err(SendError::Busy) if self.rotation.under_way.again.is_some() => Some(next.next()),
             Err(SendError::Busy) => Some(next),
             Err(_) => None,
         }
@@ -75,20 +109,22 @@ impl Session {
 
     /// Begins what is due and ends what is overdue (PROTOCOL 5.1).
     pub(super) fn keep_keys_fresh(&mut self, cx: &mut Context<'_>) {
-        let Phase::Open(transport) = &self.phase else { return };
-        let (now, epochs) = (cx.now.mono, &transport.epochs);
+        let Some(transport) = self.phase.open() else { return };
+        let (now, epochs) = (cx.now.mono, transport.epochs());
         let by_age = epochs.since() + self.rotation_interval;
         let by_data = epochs.is_due();
         if by_age <= now || by_data {
-            self.rotation.since.get_or_insert_with(|| by_age.min(now));
+            self.rotation.under_way.since.get_or_insert_with(|| by_age.min(now));
         }
-        if self.rotation.since.is_some_and(|since| now.since(since) >= ROTATION_MAX) {
+        if self.rotation.under_way.since.is_some_and(|since| now.since(since) >= ROTATION_MAX) {
             self.violate(cx.now, Violation::RotationOverdue);
             return;
         }
         let due = |(_, _, at): &mut (Epoch, [u8; 32], Instant)| *at <= now;
-        if let Some((epoch, client_public, _)) = self.rotation.waiting.take_if(due) {
-            self.offers.take(now);
+        if self.rotation.under_way.waiting.is_some()
+            && let Some((epoch, client_public, _)) = self.rotation.under_way.waiting.take_if(due)
+        {
+            self.offers(now).take(now);
             if let Err(violation) = self.answer(cx, epoch, &client_public) {
                 self.violate(cx.now, violation);
                 return;
@@ -99,10 +135,11 @@ impl Session {
         }
         let reason = if by_data { RotationReason::Data } else { RotationReason::Interval };
         let due = match self.side {
-            Side::Server => self.rotation.since,
-            Side::Client => self.rotation.since.map(|since| since + TRIGGER_PATIENCE),
+            Side::Server => self.rotation.under_way.since,
+            Side::Client => self.rotation.under_way.since.map(|since| since + TRIGGER_PATIENCE),
         };
-        if let Some(reason) = self.rotation.again.take() {
+        if let Some(reason) = self.rotation.under_way.again {
+            self.rotation.under_way.again = None;
             let _begun = self.rotate(cx, reason);
         } else if due.is_some_and(|due| due <= now) {
             let _begun = self.rotate(cx, reason);
@@ -111,12 +148,12 @@ impl Session {
 
     /// When [`Self::keep_keys_fresh`] has something to do.
     pub(super) fn rotation_deadline(&self) -> Option<Instant> {
-        let Phase::Open(transport) = &self.phase else { return None };
-        if let Some((_, _, at)) = self.rotation.waiting {
+        let Some(transport) = self.phase.open() else { return None };
+        if let Some((_, _, at)) = self.rotation.under_way.waiting {
             return Some(at);
         }
-        let due = transport.epochs.since() + self.rotation_interval;
-        let Some(since) = self.rotation.since else { return Some(due) };
+        let due = transport.epochs().since() + self.rotation_interval;
+        let Some(since) = self.rotation.under_way.since else { return Some(due) };
         if self.side == Side::Client && !self.is_rotating() {
             return Some(since + TRIGGER_PATIENCE);
         }
@@ -129,16 +166,16 @@ impl Session {
         cx: &mut Context<'_>,
         reason: RotationReason,
     ) -> Result<(), SendError> {
-        let Phase::Open(transport) = &self.phase else { return Err(SendError::Closed) };
-        let epoch = transport.epochs.current().next();
+        let Some(transport) = self.phase.open() else { return Err(SendError::Closed) };
+        let epoch = transport.epochs().current().next();
         if self.is_rotating() {
             return Err(SendError::Busy);
         }
-        self.rotation.since.get_or_insert(cx.now.mono);
+        self.rotation.under_way.since.get_or_insert(cx.now.mono);
         match self.side {
             Side::Server => {
                 self.send(&Message::Trigger { epoch, reason }, None)?;
-                self.rotation.triggered = Some(epoch);
+                self.rotation.under_way.triggered = Some(epoch);
                 Ok(())
             }
             Side::Client => self.offer(cx, epoch),
@@ -146,11 +183,11 @@ impl Session {
     }
 
     fn offer(&mut self, cx: &mut Context<'_>, epoch: Epoch) -> Result<(), SendError> {
-        self.rotation.since.get_or_insert(cx.now.mono);
+        self.rotation.under_way.since.get_or_insert(cx.now.mono);
         let private = PrivateKey::new(self.provider, cx.random.private.secret());
         let public_key = private.public();
         self.send(&Message::Offer { epoch, public_key, server_id: None }, None)?;
-        self.rotation.offered = Some((epoch, private));
+        self.rotation.under_way.offered = Some((epoch, private));
         Ok(())
     }
 
@@ -161,11 +198,13 @@ impl Session {
         epoch: Epoch,
     ) -> Result<(), Violation> {
         let Some(transport) = self.phase.transport() else { return Ok(()) };
-        let current = transport.epochs.current();
-        if epoch <= current || self.rotation.offered.as_ref().is_some_and(|(on, _)| *on >= epoch) {
+        let current = transport.epochs().current();
+        if epoch <= current
+            || self.rotation.under_way.offered.as_ref().is_some_and(|offered| offered.0 >= epoch)
+        {
             return Ok(());
         }
-        if epoch != current.next() || !transport.epochs.is_confirmed() {
+        if epoch != current.next() || !transport.epochs().is_confirmed() {
             return Err(Violation::RotationStep);
         }
         self.offer(cx, epoch).map_err(|_| Violation::Backlog)
@@ -179,17 +218,17 @@ impl Session {
         client_public: &[u8; 32],
     ) -> Result<(), Violation> {
         let Some(transport) = self.phase.transport() else { return Ok(()) };
-        let epochs = &transport.epochs;
-        let again = epochs.has_next() || self.rotation.waiting.is_some();
+        let epochs = transport.epochs();
+        let again = epochs.has_next() || self.rotation.under_way.waiting.is_some();
         if epoch != epochs.current().next() || again {
             return Err(Violation::RotationStep);
         }
-        self.rotation.since.get_or_insert(cx.now.mono);
+        self.rotation.under_way.since.get_or_insert(cx.now.mono);
         // One that nobody asked for costs two multiplications of ours for each of the client's.
-        let asked = self.rotation.triggered == Some(epoch);
-        if !asked && !self.offers.take(cx.now.mono) {
-            let at = self.offers.next(cx.now.mono);
-            self.rotation.waiting = Some((epoch, *client_public, at));
+        let asked = self.rotation.under_way.triggered == Some(epoch);
+        if !asked && !self.offers(cx.now.mono).take(cx.now.mono) {
+            let at = self.offers(cx.now.mono).next(cx.now.mono);
+            self.rotation.under_way.waiting = Some((epoch, *client_public, at));
             return Ok(());
         }
         self.answer(cx, epoch, client_public)
@@ -207,7 +246,7 @@ impl Session {
         let next = self.next_epoch(cx.now.mono, epoch, agreed, client_public, &public_key)?;
         self.send(&Message::Answer { epoch, public_key, session: None }, None)
             .map_err(|_| Violation::Backlog)?;
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.epochs.prepare(next);
         }
         Ok(())
@@ -220,7 +259,7 @@ impl Session {
         epoch: Epoch,
         server_public: &[u8; 32],
     ) -> Result<(), Violation> {
-        let Some((offered, private)) = self.rotation.offered.take() else {
+        let Some((offered, private)) = self.rotation.under_way.offered.take() else {
             return Err(Violation::RotationStep);
         };
         if offered != epoch {
@@ -229,7 +268,7 @@ impl Session {
         let client_public = private.public();
         let agreed = private.agree(server_public).ok_or(Violation::ZeroSharedSecret)?;
         let next = self.next_epoch(now.mono, epoch, agreed, &client_public, server_public)?;
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.epochs.switch(next);
         }
         self.send(&Message::Switch { epoch }, None).map_err(|_| Violation::Backlog)
@@ -244,7 +283,7 @@ impl Session {
         server_public: &[u8; 32],
     ) -> Result<EpochState, Violation> {
         let (own, provider) = (self.direction(), self.provider);
-        let transport = self.phase.transport_mut().ok_or(Violation::RotationStep)?;
+        let transport = self.phase.transport_mut(self.kept()).ok_or(Violation::RotationStep)?;
         let seed = transport.epochs.take_seed().ok_or(Violation::RotationStep)?;
         let id = &self.connection_id;
         let keys = epoch_next(seed, agreed, id, epoch, client_public, server_public);
@@ -255,7 +294,7 @@ impl Session {
     pub(super) fn take_switch(&mut self, epoch: Epoch) -> Result<(), Violation> {
         let Some(transport) = self.phase.transport() else { return Ok(()) };
         self.rotation.switched += 1;
-        if epoch.0 != self.rotation.switched || epoch > transport.epochs.current() {
+        if epoch.0 != self.rotation.switched || epoch > transport.epochs().current() {
             return Err(Violation::RotationStep);
         }
         Ok(())
@@ -295,7 +334,7 @@ mod tests {
             },
         );
         session.phase.establish();
-        session.rotation.offered =
+        session.rotation.under_way.offered =
             Some((Epoch(2), PrivateKey::new(&RustCrypto, Secret::take(&mut [2; 32]))));
         session
     }
@@ -311,7 +350,7 @@ mod tests {
         for end in ends {
             let mut session = offering();
             end(&mut session);
-            assert!(session.rotation.offered.is_none());
+            assert!(session.rotation.under_way.offered.is_none());
         }
     }
 }

@@ -5,6 +5,7 @@ use super::{Phase, Session, SessionEvent};
 use crate::error::{SendError, Violation};
 use crate::limits::{FILE_PIECES, FILE_RANGES, OFFERS_UNANSWERED};
 use crate::ranges::RangeSet;
+use crate::spare::Unused;
 use crate::time::{Instant, Now};
 use crate::transport::path::Transmit;
 use crate::wire::message::{FileError, FileMessage, FileOffer, FileSide, Message};
@@ -86,6 +87,20 @@ pub(super) struct Transfers {
     end_waits: bool,
 }
 
+impl Unused for Transfers {
+    const UNUSED: &'static Self = &Self {
+        offered: 0,
+        outgoing: BTreeMap::new(),
+        offered_to_us: 0,
+        incoming: BTreeMap::new(),
+        end_waits: false,
+    };
+
+    fn is_unused(&self) -> bool {
+        self.offered == 0 && self.offered_to_us == 0 && !self.end_waits
+    }
+}
+
 impl Transfers {
     fn unanswered(&self) -> usize {
         let waits = |outgoing: &&Outgoing| matches!(outgoing, Outgoing::Offered { .. });
@@ -94,16 +109,6 @@ impl Transfers {
 
     fn unanswered_by_us(&self) -> usize {
         self.incoming.values().filter(|incoming| incoming.limit.is_none()).count()
-    }
-
-    /// Gives back room that is not needed now.
-    pub(super) fn rest(&mut self) {
-        if self.outgoing.is_empty() {
-            self.outgoing = BTreeMap::new();
-        }
-        if self.incoming.is_empty() {
-            self.incoming = BTreeMap::new();
-        }
     }
 
     /// A CHUNK came: its file, if it brought anything. One of a transfer that is over, or one that was
@@ -144,7 +149,7 @@ impl Transfers {
 impl Session {
     /// Whether another file may be offered: at most 16 wait for their answer.
     pub(crate) fn may_offer(&self) -> bool {
-        matches!(self.phase, Phase::Open(_)) && self.transfers.unanswered() < OFFERS_UNANSWERED
+        self.is_open() && self.transfers.unanswered() < OFFERS_UNANSWERED
     }
 
     /// Offers a file.
@@ -212,7 +217,7 @@ impl Session {
 
     /// Says `file_end` when it is time.
     fn end_file(&mut self, count: u64) {
-        let sent = self.phase.transport().is_some_and(|transport| transport.outbox.is_sent(count));
+        let sent = self.phase.awake().is_some_and(|transport| transport.outbox.is_sent(count));
         if !sent {
             return;
         }
@@ -257,7 +262,7 @@ impl Session {
         if !live {
             return;
         }
-        if let Some(transport) = self.phase.transport_mut().filter(|_| ours) {
+        if let Some(transport) = self.phase.transport_mut(self.kept()).filter(|_| ours) {
             transport.outbox.stop(count);
         }
         let side = if ours { FileSide::Sender } else { FileSide::Receiver };
@@ -267,7 +272,7 @@ impl Session {
 
     /// Bytes of a file of ours that the peer has, of how many.
     pub(crate) fn file_progress(&self, count: u64) -> Option<(u64, u64)> {
-        self.phase.transport()?.outbox.progress(count)
+        self.phase.awake()?.outbox.progress(count)
     }
 
     /// What of our files may go now: transfer, offset and length.
@@ -347,7 +352,7 @@ impl Session {
                 if count >= self.transfers.offered {
                     return Err(Violation::TransferStep);
                 }
-                if let Some(transport) = self.phase.transport_mut() {
+                if let Some(transport) = self.phase.transport_mut(self.kept()) {
                     transport.outbox.raise(count, limit);
                 }
                 Ok(())
@@ -413,7 +418,7 @@ impl Session {
             held.insert(range);
         }
         let bytes = held.iter().map(|range| range.end - range.start).sum();
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.outbox.start(count, size, held, limit);
         }
         let sending = Outgoing::Sending { digest: None, ended: false };
@@ -461,7 +466,7 @@ impl Session {
 
     fn forget_outgoing(&mut self, count: u64) {
         self.transfers.outgoing.remove(&count);
-        if let Some(transport) = self.phase.transport_mut() {
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.outbox.stop(count);
         }
     }

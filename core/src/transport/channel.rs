@@ -100,6 +100,16 @@ impl SendChannel {
         self.waiting.shrink_to_fit();
     }
 
+    /// Id of the next message, if no other is under way.
+    pub(crate) fn resting(&self) -> Option<u64> {
+        self.is_idle().then_some(self.lowest)
+    }
+
+    /// The same after a rest.
+    pub(crate) fn woken(lowest: u64) -> Self {
+        Self { lowest, ..Self::default() }
+    }
+
     /// Whether everything was acknowledged.
     pub(crate) fn is_idle(&self) -> bool {
         self.window.is_empty() && self.waiting.is_empty()
@@ -216,6 +226,16 @@ impl RecvChannel {
         if self.partial.is_empty() {
             self.partial = BTreeMap::new();
         }
+    }
+
+    /// Id of the next message, if nothing is here of it or of another.
+    pub(crate) fn resting(&self) -> Option<u64> {
+        self.partial.is_empty().then_some(self.next)
+    }
+
+    /// The same after a rest.
+    pub(crate) fn woken(next: u64) -> Self {
+        Self { next, ..Self::default() }
     }
 
     /// Takes a fragment from a packet of type `kind`.

@@ -30,6 +30,8 @@ pub(crate) trait Controller: Debug + Send + Sync {
     fn set_datagram_size(&mut self, size: u64);
     /// Another path, of which nothing is known.
     fn reset(&mut self);
+    /// Whether it knows nothing of the path that matters after a silence.
+    fn is_fresh(&self) -> bool;
 }
 
 /// Whole units out of `credit / unit`; the rest stays, so that small steps add up.
@@ -110,6 +112,10 @@ impl Controller for NewReno {
 
     fn reset(&mut self) {
         *self = Self::new(self.datagram);
+    }
+
+    fn is_fresh(&self) -> bool {
+        false
     }
 }
 

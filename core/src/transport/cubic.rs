@@ -198,6 +198,11 @@ impl Controller for Cubic {
     fn reset(&mut self) {
         *self = Self::new(self.datagram);
     }
+
+    fn is_fresh(&self) -> bool {
+        // What HyStart++ saw of RTTs is that of a round trip which is over.
+        self.threshold == u64::MAX && self.window == INITIAL_DATAGRAMS * self.datagram
+    }
 }
 
 /// RTT samples of a round that make it count (RFC 9406 §4.3, as the constants below).

@@ -83,14 +83,14 @@ enum Previous {
     /// The peer may not know the current epoch yet: everything of the previous one still counts.
     Whole(Box<EpochState>),
     /// The peer is in a later epoch: only late packets are opened, until then.
-    ReceiveOnly(ReceiveOnly),
+    ReceiveOnly(Box<ReceiveOnly>),
 }
 
 /// What is left of an epoch for late packets.
 #[derive(Debug)]
 struct ReceiveOnly {
     epoch: Epoch,
-    open: Box<PacketKeys>,
+    open: PacketKeys,
     /// Numbers from here on were sealed in a later epoch.
     below: u64,
     until: Instant,
@@ -128,7 +128,7 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Epochs {
     /// Client: the epoch before the previous one, until a packet of the current one has opened.
-    older: Option<ReceiveOnly>,
+    older: Option<Box<ReceiveOnly>>,
     previous: Option<Previous>,
     current: EpochState,
     next: Option<Box<EpochState>>,
@@ -340,7 +340,7 @@ impl Epochs {
                 (Some(&mut old.open), self.current.lowest)
             }
             (Slot::Previous, Some(Previous::ReceiveOnly(old)), _) | (Slot::Older, _, Some(old)) => {
-                (Some(&mut *old.open), Some(old.below))
+                (Some(&mut old.open), Some(old.below))
             }
             (Slot::Previous | Slot::Older, ..) => (None, None),
         };
@@ -391,13 +391,13 @@ impl Epochs {
             let stay = (pto() * 3).max(PREVIOUS_EPOCH_MIN).min(PREVIOUS_EPOCH_MAX);
             let reduce = |previous| match previous {
                 Previous::Whole(old) => {
-                    let (epoch, open) = (old.epoch, Box::new(old.open));
-                    Previous::ReceiveOnly(ReceiveOnly {
+                    let (epoch, open, until) = (old.epoch, old.open, now + stay);
+                    Previous::ReceiveOnly(Box::new(ReceiveOnly {
                         epoch,
                         open,
                         below: lowest,
-                        until: now + stay,
-                    })
+                        until,
+                    }))
                 }
                 reduced @ Previous::ReceiveOnly(_) => reduced,
             };

@@ -12,6 +12,7 @@ mod pacing;
 pub mod path;
 mod ping;
 pub(crate) mod recovery;
+pub(crate) mod rest;
 
 mod builder;
 
@@ -41,10 +42,6 @@ const RESPONSES: usize = 4;
 
 /// Longest time that an answer by a path is waited for.
 const PATH_PTO_MAX: Duration = Duration::from_secs(4);
-/// A session that was silent for so long has its keys expanded again, and its queues made anew, with its
-/// next packet: that costs less than a microsecond. Not before the last ACK has had its time.
-const REST: Duration = ack::MAX_ACK_DELAY;
-
 /// What a packet brought besides acknowledgements.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox<'d> {
@@ -167,9 +164,14 @@ impl Transport {
     ) -> Result<Opened, DropReason> {
         let pto = || self.recovery.rtt.pto();
         let opened = self.epochs.open(now, pto, header, found, datagram)?;
-        self.last_received = now;
-        self.received_bytes += datagram.len() as u64;
+        self.received(now, datagram.len());
         Ok(opened)
+    }
+
+    /// A packet of `len` bytes opened.
+    pub(crate) const fn received(&mut self, now: Instant, len: usize) {
+        self.last_received = now;
+        self.received_bytes += len as u64;
     }
 
     /// Takes note of the path that a packet which opened came by.
@@ -347,34 +349,12 @@ impl Transport {
 
     /// Why the session ends now, if it does: silence (PROTOCOL 6) or worn keys (PROTOCOL 5.1).
     pub(crate) fn end(&self, now: Instant) -> Option<CloseReason> {
-        if now.since(self.last_received) >= IDLE_TIMEOUT {
-            Some(CloseReason::Idle)
-        } else {
-            self.epochs.is_worn(now).then_some(CloseReason::KeysWorn)
-        }
+        ended(now, self.last_received, &self.epochs)
     }
 
     /// What of the channel the sealing epoch still carries.
     fn may(&self) -> May {
         if self.epochs.is_stopped() { May::Repair } else { May::Begin }
-    }
-
-    /// When it rests, unless it does or something is under way.
-    fn rests_at(&self) -> Option<Instant> {
-        let idle = self.recovery.is_idle() && self.sending.is_idle() && self.acks.due().is_none();
-        (idle && self.epochs.is_ready()).then(|| self.last_sent.max(self.last_received) + REST)
-    }
-
-    /// Gives back all room that an idle session does not need.
-    fn rest(&mut self) {
-        self.epochs.rest();
-        self.recovery.release();
-        self.acks.rest();
-        self.sending.rest();
-        self.receiving.rest();
-        self.settled = Settled::default();
-        self.delivered = Vec::new();
-        self.responses.shrink_to_fit();
     }
 
     /// True when it has gone to rest by that.
@@ -431,6 +411,15 @@ impl Transport {
     /// Seals a packet of one SIGNAL in the current epoch (PROTOCOL 5.3, 7).
     pub(crate) fn seal_signal(&mut self, now: Now, kind: PacketType, json: &[u8]) -> Vec<u8> {
         seal_signal(&mut self.epochs, now, kind, json).unwrap_or_default()
+    }
+}
+
+/// Why a session ends that last opened a packet then.
+fn ended(now: Instant, last_received: Instant, epochs: &Epochs) -> Option<CloseReason> {
+    if now.since(last_received) >= IDLE_TIMEOUT {
+        Some(CloseReason::Idle)
+    } else {
+        epochs.is_worn(now).then_some(CloseReason::KeysWorn)
     }
 }
 

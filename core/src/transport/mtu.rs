@@ -96,6 +96,11 @@ impl Mtu {
         SIZES[self.at]
     }
 
+    /// Whether it knows nothing of the path that matters after a silence.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.at == 0 && self.losses == 0 && matches!(self.phase, Phase::Base { .. })
+    }
+
     /// Whether a datagram is larger than every path is assumed to carry.
     pub(crate) const fn is_large(size: usize) -> bool {
         size > DATAGRAM_BASE

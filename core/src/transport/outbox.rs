@@ -42,6 +42,16 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// The transfer that sent last, if there is none any more.
+    pub(crate) fn resting(&self) -> Option<u64> {
+        self.transfers.is_empty().then_some(self.last)
+    }
+
+    /// The same after a rest.
+    pub(crate) fn woken(last: u64) -> Self {
+        Self { last, ..Self::default() }
+    }
+
     /// A file of `size` bytes goes, but for what the peer has.
     pub(crate) fn start(&mut self, transfer: u64, size: u64, have: RangeSet, limit: u64) {
         let mut fresh = RangeSet::new();

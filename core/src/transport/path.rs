@@ -153,7 +153,49 @@ pub(crate) struct Paths {
     outbox: VecDeque<Probe>,
 }
 
+/// What of it outlives silence.
+#[derive(Debug)]
+pub(crate) struct Resting {
+    doubts: bool,
+    highest: u64,
+    not_before: Instant,
+    left: Option<Box<Path>>,
+    refuted: Option<Box<Refuted>>,
+}
+
+impl Resting {
+    /// All of it again.
+    pub(crate) fn wake(self, home: Path) -> Paths {
+        Paths {
+            highest: self.highest,
+            not_before: self.not_before,
+            left: self.left.map(|left| *left),
+            refuted: self.refuted,
+            ..Paths::new(home, self.doubts)
+        }
+    }
+}
+
 impl Paths {
+    /// Whether nothing is asked or owed.
+    pub(crate) fn may_rest(&self) -> bool {
+        self.candidate.is_none()
+            && self.goals.is_empty()
+            && self.outbox.is_empty()
+            && self.confirm_at.is_none()
+    }
+
+    /// What is left of it then.
+    pub(crate) fn into_resting(self) -> Resting {
+        Resting {
+            doubts: self.doubts,
+            highest: self.highest,
+            not_before: self.not_before,
+            left: self.left.map(Box::new),
+            refuted: self.refuted,
+        }
+    }
+
     pub(crate) const fn new(home: Path, doubts: bool) -> Self {
         Self {
             home,

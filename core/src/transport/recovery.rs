@@ -2,6 +2,9 @@
 //! sequence-number space of a direction.
 
 mod allowance;
+mod rest;
+
+pub(crate) use rest::Resting;
 
 use super::ack::MAX_ACK_DELAY;
 use super::congestion::Controller;

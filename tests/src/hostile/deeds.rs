@@ -252,7 +252,7 @@ impl Hostile {
         let link = &self.lines[index].link;
         let signal = json!({
             "type": "compromised", "version": "2.0", "signal": "CLAWCHAT_COMPROMISED_V2",
-            "timestamp": self.now.0 / 1000, "connection_id": link.id.as_str(),
+            "timestamp": self.now.0 / 1000, "connection_id": link.id.to_string(),
             "reason": "user_initiated",
         });
         let Ok(mut signed) = link.sign(link.current, good, &signal) else { return };

@@ -336,7 +336,7 @@ fn signal_of(
 ) -> Outcome<Value> {
     let peer = world.peers.get(name).ok_or("no such peer")?;
     let link = peer.links.get(attempt).ok_or("no such link")?;
-    let (id, now) = (link.id.as_str(), world.now.wall.secs());
+    let (id, now) = (link.id.to_string(), world.now.wall.secs());
     let mut signal = match signal.as_str() {
         Some("compromised") => json!({
             "type": "compromised", "version": "2.0", "signal": SIGNAL, "timestamp": now,
