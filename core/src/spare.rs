@@ -10,6 +10,9 @@ pub(crate) trait Unused: Default + 'static {
 
     /// Whether it is in that state.
     fn is_unused(&self) -> bool;
+
+    /// Gives back room that is not needed now, in whatever state it is.
+    fn release(&mut self) {}
 }
 
 /// One word until the value is changed, and again once it rests unused.
@@ -23,9 +26,12 @@ impl<T> Default for Spare<T> {
 }
 
 impl<T: Unused> Spare<T> {
-    /// Gives the room back, if the value is not used.
+    /// Gives back what room is not used.
     pub(crate) fn rest(&mut self) {
-        self.0.take_if(|value| value.is_unused());
+        if let Some(value) = &mut self.0 {
+            value.release();
+            self.0.take_if(|value| value.is_unused());
+        }
     }
 }
 

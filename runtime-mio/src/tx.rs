@@ -69,9 +69,9 @@ impl Sender {
                 }
                 next => next,
             };
-            let Some((transmit, sent)) = next else { return false };
-            let sent = self.send(ports, &transmit, sent);
-            self.sent = self.sent.saturating_add(sent);
+            let Some((transmit, before)) = next else { return false };
+            let sent = self.send(ports, &transmit, before);
+            self.sent = self.sent.saturating_add(sent.saturating_sub(before));
             if sent < transmit.len {
                 self.waiting = Some((transmit, sent));
                 return false;

@@ -359,9 +359,9 @@ impl Task {
                 next = self.chunks(now).map(|transmit| (transmit, 0));
                 self.look |= next.is_some();
             }
-            let Some((transmit, sent)) = next else { break };
-            let sent = self.sockets.send(&transmit, &self.arena, sent);
-            self.sent = self.sent.saturating_add(sent);
+            let Some((transmit, before)) = next else { break };
+            let sent = self.sockets.send(&transmit, &self.arena, before);
+            self.sent = self.sent.saturating_add(sent.saturating_sub(before));
             if sent < transmit.len {
                 self.waiting = Some((transmit, sent));
                 break;

@@ -102,12 +102,15 @@ impl Chaos {
     fn rehearse_forwarder(&mut self) {
         let Some(process) = self.rng.pick(&self.everybody()).copied() else { return };
         let _ = self.world.say(process, "#lobby", "here I am");
-        self.world.run(Duration::from_secs(2));
         let path = |world: &World| world.client_machine(process).and_then(Client::path);
+        let before = path(&self.world);
+        self.world.run(Duration::from_secs(2));
         let begin = path(&self.world);
-        // Who is on the way to another path answers at none yet, and a late driver after the PTO.
+        // Who is on the way to another path, or was a moment ago, answers at none yet that its server
+        // knows, and a late driver after the PTO.
         let known = session(&self.world, process).map(|session| session.remote);
-        if known != self.world.client(process).address || self.world.is_lazy(process) {
+        let moves = begin != before || known != self.world.client(process).address;
+        if moves || self.world.is_lazy(process) {
             return;
         }
         self.forward(process);

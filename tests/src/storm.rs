@@ -28,6 +28,8 @@ pub const TO: [&str; 9] =
 const BRIEF: u64 = 850;
 /// A world has this long to settle.
 const QUIET: Duration = Duration::from_secs(1500);
+/// A session that is alive is heard at least so often: keepalive, and what may be lost of it.
+const HEARS: Duration = Duration::from_secs(30);
 
 /// A world and what is done in it.
 pub(crate) struct Chaos {
@@ -504,12 +506,8 @@ impl Chaos {
         loop {
             self.tend(true);
             self.world.run(Duration::from_secs(2));
-            if self.is_settled().is_ok() {
-                break;
-            }
-            if Duration::from_micros(self.world.now() - begin) > QUIET
-                && let Err(why) = self.is_settled()
-            {
+            let Err(why) = self.is_settled().and_then(|()| self.everybody_hears()) else { break };
+            if Duration::from_micros(self.world.now() - begin) > QUIET {
                 self.world.fail(&why);
             }
         }
@@ -526,6 +524,17 @@ impl Chaos {
                 self.world.attack_client(*process, true, heard.datagram);
             }
         }
+    }
+
+    /// Whether nobody takes a session for alive that is not: it finds out when it was silent for a minute.
+    fn everybody_hears(&self) -> Result<(), String> {
+        for process in MEMBERS.iter().filter_map(|name| self.world.living(name)) {
+            let silent = self.world.now() - self.world.client(process).heard;
+            if Duration::from_micros(silent) > HEARS {
+                return Err(format!("oracle 9: {process:?} has heard nothing for {silent} µs"));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn is_settled(&self) -> Result<(), String> {

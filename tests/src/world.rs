@@ -206,6 +206,8 @@ pub struct ClientNode {
     pub events: Vec<client::Event>,
     /// When it was started, world time.
     pub started: u64,
+    /// When a datagram of its server last reached it, world time.
+    pub heard: u64,
     /// Whether it has a session.
     pub connected: bool,
     /// Why it closed, if it did.
@@ -946,6 +948,7 @@ impl World {
             return;
         }
         self.account(Who::Client(process), remote, datagram.len());
+        self.clients[process.0].heard = self.now;
         let path = Path::new(PortId(0), remote);
         let Some(host) = &mut self.clients[process.0].host else { return };
         let now = host.clock.at(self.now);
@@ -1434,6 +1437,7 @@ impl World {
             lost_until: 0,
             events: Vec::new(),
             started: self.now,
+            heard: self.now,
             connected: false,
             closed: None,
             wiped: false,

@@ -99,6 +99,16 @@ impl Unused for Transfers {
     fn is_unused(&self) -> bool {
         self.offered == 0 && self.offered_to_us == 0 && !self.end_waits
     }
+
+    fn release(&mut self) {
+        // An empty map keeps what it had.
+        if self.outgoing.is_empty() {
+            self.outgoing = BTreeMap::new();
+        }
+        if self.incoming.is_empty() {
+            self.incoming = BTreeMap::new();
+        }
+    }
 }
 
 impl Transfers {

@@ -42,6 +42,9 @@ const RESPONSES: usize = 4;
 
 /// Longest time that an answer by a path is waited for.
 const PATH_PTO_MAX: Duration = Duration::from_secs(4);
+/// After so much silence, and a PTO at least, a packet is a sign of life.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// What a packet brought besides acknowledgements.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox<'d> {
@@ -169,7 +172,11 @@ impl Transport {
     }
 
     /// A packet of `len` bytes opened.
-    pub(crate) const fn received(&mut self, now: Instant, len: usize) {
+    pub(crate) fn received(&mut self, now: Instant, len: usize) {
+        if now.since(self.last_received) >= self.recovery.rtt.pto().max(SILENCE) {
+            // Whoever is heard again may hear again: what was lost meanwhile need not wait any longer.
+            self.recovery.forget_backoff();
+        }
         self.last_received = now;
         self.received_bytes += len as u64;
     }

@@ -96,9 +96,16 @@ impl Mtu {
         SIZES[self.at]
     }
 
+    /// As if a search had found the size of most paths.
+    #[cfg(test)]
+    pub(crate) fn found() -> Self {
+        let phase = Phase::Complete { until: Instant::ZERO + RAISE };
+        Self { at: PIVOT, phase, ..Self::default() }
+    }
+
     /// Whether it knows nothing of the path that matters after a silence.
     pub(crate) const fn is_fresh(&self) -> bool {
-        self.at == 0 && self.losses == 0 && matches!(self.phase, Phase::Base { .. })
+        self.at == 0 && self.losses == 0 && matches!(self.phase, Phase::Base { acked: 0 })
     }
 
     /// Whether a datagram is larger than every path is assumed to carry.

@@ -339,6 +339,38 @@ mod tests {
         }
     }
 
+    /// Whose probes went unanswered for long asks again as soon as the peer is heard, not at the end of its
+    /// back-off: the path may last for a moment only.
+    #[test]
+    fn a_sign_of_life_ends_the_back_off() {
+        let mut pair = Pair::new(false);
+        let mut out = vec![0; DATAGRAM_MAX];
+        assert!(pair.sides[0].sending.push(PacketType::Chat, vec![7; 10], None));
+        pair.pass(Duration::from_millis(100));
+        assert!(pair.sides[1].sending.push(PacketType::Chat, vec![7; 10], None));
+        // Nothing that it sends arrives.
+        let (mut probes, end) = (0, pair.now.mono + Duration::from_secs(30));
+        while pair.now.mono < end {
+            while pair.sides[1].poll_transmit(pair.now, &mut out).is_some() {
+                probes += 1;
+            }
+            let next = pair.sides[1].earliest(Earliest::default()).0.unwrap().1;
+            pair.now.mono = next.max(pair.now.mono + Duration::from_micros(10));
+            pair.sides[1].on_timeout(pair.now.mono, &mut pair.random);
+        }
+        assert!((10..60).contains(&probes), "{probes}");
+        while pair.sides[1].poll_transmit(pair.now, &mut out).is_some() {}
+        let pto = pair.sides[1].recovery.rtt.pto();
+        let due = |side: &Transport| side.recovery.deadline().unwrap();
+        assert!(due(&pair.sides[1]) > pair.now.mono + pto * 8, "it is patient by now");
+        pair.sides[0].ping();
+        let (_, len) = pair.sides[0].poll_transmit(pair.now, &mut out).unwrap();
+        let header = Header::decode(&out[..len]).unwrap();
+        let found = pair.sides[1].epochs.recognise(&header).unwrap();
+        pair.sides[1].open(pair.now.mono, &header, found, &mut out[..len]).unwrap();
+        assert!(due(&pair.sides[1]) <= pair.now.mono + pto);
+    }
+
     #[test]
     fn what_is_under_way_does_not_rest() {
         let mut pair = Pair::new(false);

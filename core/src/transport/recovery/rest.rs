@@ -51,6 +51,13 @@ impl Resting {
 }
 
 impl Recovery {
+    /// As if the size of datagrams had been found.
+    #[cfg(test)]
+    pub(crate) fn find_size(&mut self) {
+        self.mtu = Mtu::found();
+        self.follow_size();
+    }
+
     /// Whether nothing is in flight, lost or owed.
     pub(crate) fn may_rest(&self) -> bool {
         self.is_idle() && self.bytes_in_flight == 0 && self.pto_count == 0 && self.probes == 0

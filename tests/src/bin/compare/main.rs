@@ -43,6 +43,7 @@ const ROLES: &[(&str, Role)] = &[
     ("packet-path", memory::packet_path),
     ("core-bulk", memory::core_bulk),
     ("packet-layer", memory::packet_layer),
+    ("packet-batch", memory::packet_batch),
     ("many", memory::many),
     ("bulk-apart", rows::bulk_apart),
     ("proto-bulk", memory::proto_bulk),

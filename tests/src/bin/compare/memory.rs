@@ -4,8 +4,9 @@ use crate::child::{Measured, Sample, tell_sample, thread_cpu, word};
 use crate::proto;
 use clawchat_core::crypto::aead::{AwsLc, CipherProvider as _};
 use clawchat_core::crypto::derive::{Direction, derive};
+use clawchat_core::crypto::identity::Recognised;
 use clawchat_core::crypto::packet::PacketKeys;
-use clawchat_core::limits::{HEADER_LEN, OVERHEAD};
+use clawchat_core::limits::{BATCH_BYTES, HEADER_LEN, OVERHEAD};
 use clawchat_core::secret::Secret;
 use clawchat_core::time::UnixMs;
 use clawchat_core::wire::header::{Header, PacketType};
@@ -77,6 +78,39 @@ pub(crate) fn packet_layer(words: &[String]) -> Result<(), String> {
             assert_eq!(keys.open(&header, datagram), Ok(HEADER_LEN..HEADER_LEN + text));
         });
         (size.to_string(), each)
+    };
+    tell_of(&SIZES.map(one).into());
+    Ok(())
+}
+
+/// Role: `packet-batch COUNT`: of a batch of packets, as large as one that goes by one call, nothing but what
+/// each must go through: its bytes put into it, ids and IVs made, sealed, recognised, opened.
+pub(crate) fn packet_batch(words: &[String]) -> Result<(), String> {
+    let count: u32 = word(words, 0)?;
+    let mut keys = PacketKeys::new(&derive(b"secret", b"context"), Direction::C2s, &AwsLc);
+    let mut next = 0;
+    let one = |size: usize| {
+        let (many, text) = (BATCH_BYTES / size, size - OVERHEAD);
+        let (mut arena, content) = (vec![0; many * size], vec![7; many * text]);
+        let mut headers = Vec::with_capacity(many);
+        let mut said = vec![Recognised::default(); many];
+        let batches = count / u32::try_from(many).unwrap_or(u32::MAX);
+        let each = nanoseconds(batches, |_| {
+            let identities = keys.identities(UnixMs(1_700_000_000_000), next, many);
+            next += many as u64;
+            let places = arena.chunks_mut(size).zip(content.chunks(text));
+            for (identity, (place, bytes)) in identities.zip(places) {
+                place[HEADER_LEN..HEADER_LEN + text].copy_from_slice(bytes);
+                keys.seal_with(identity, PacketType::File, place, text);
+            }
+            headers.clear();
+            headers.extend(black_box(&arena).chunks(size).filter_map(Header::decode));
+            keys.recognise(&headers, &mut said);
+            for ((place, header), said) in arena.chunks_mut(size).zip(&headers).zip(&said) {
+                assert!(matches!(said, Recognised::Fits(_)) && keys.open(header, place).is_ok());
+            }
+        });
+        (size.to_string(), each / many as f64)
     };
     tell_of(&SIZES.map(one).into());
     Ok(())

@@ -120,6 +120,12 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         figures: &[figure("rate", "goodput without GSO and GRO", GBIT, Goal::AtLeast(0.9))],
     },
     Experiment {
+        name: "plain-sealed",
+        peer: "bare UDP",
+        sides: [|scale| apart(scale, "sealed"), |scale| apart(scale, "udp")],
+        figures: &[figure("rate", "the peer itself, sealing and opening", GBIT, Goal::None)],
+    },
+    Experiment {
         name: "core",
         peer: "quinn-proto",
         sides: [
@@ -144,6 +150,20 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         figures: &[
             figure("1200", "seal, recognise and open only, 1200 B", NANOS, Goal::None),
             figure("1408", "seal, recognise and open only, 1408 B", NANOS, Goal::None),
+        ],
+    },
+    Experiment {
+        name: "packet-batch",
+        peer: "bare AEAD",
+        sides: [|scale| alone("packet-batch", &[ops(scale).to_string()]), packet_bare],
+        figures: &[
+            figure(
+                "1200",
+                "filled, sealed, recognised and opened by batches, 1200 B",
+                NANOS,
+                Goal::None,
+            ),
+            figure("1408", "the same, 1408 B", NANOS, Goal::None),
         ],
     },
     Experiment {
@@ -272,7 +292,7 @@ fn apart(scale: Scale, side: &str) -> Measured {
         .map_err(|why| format!("a network of one's own takes root, unshare and ip: {why}"))
 }
 
-/// Role: `bulk-apart ours|quic|plain|udp QUICK`, in a network of its own: one side of `bulk` or of
+/// Role: `bulk-apart ours|quic|plain|udp|sealed QUICK`, in a network of its own: one side of `bulk` or of
 /// `plain`.
 pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
     let (side, quick): (String, u8) = (word(words, 0)?, word(words, 1)?);
@@ -281,7 +301,8 @@ pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
     let sample = match side.as_str() {
         "ours" => ours_bulk(scale),
         "plain" => plain_bulk(scale),
-        "udp" => udp_bulk(scale),
+        "udp" => udp_bulk(scale, &[]),
+        "sealed" => udp_bulk(scale, &["sealed".to_owned()]),
         _ => quic_bulk(scale),
     }?;
     let figures: Vec<_> = sample.iter().map(|(name, value)| (name.as_str(), *value)).collect();
@@ -302,10 +323,10 @@ fn quic_bulk(scale: Scale) -> Measured {
     bulk_figures(pair(("quic-server", &server), ("quic-bulk", &client)))
 }
 
-fn udp_bulk(scale: Scale) -> Measured {
+fn udp_bulk(scale: Scale, how: &[String]) -> Measured {
     // It only has to be long enough.
     let client = [scale.mib() / 4, SIZE as u64].map(|number| number.to_string());
-    bulk_figures(pair(("udp-sink", &[]), ("udp-bulk", &client)))
+    bulk_figures(pair(("udp-sink", how), ("udp-bulk", &[&client[..], how].concat())))
 }
 
 /// What a server used, for each of so many.

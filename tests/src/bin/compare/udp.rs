@@ -1,6 +1,9 @@
 //! Bare UDP over loopback, with plain blocking calls: what no protocol of this kind can beat.
 
 use crate::child::{answer_for_usage, cpu, percentiles, tell, tell_sample, text, word};
+use clawchat_core::crypto::aead::{AwsLc, CipherProvider as _, PacketCipher};
+use clawchat_core::limits::TAG_LEN;
+use clawchat_core::secret::Secret;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::io;
@@ -26,14 +29,53 @@ fn socket(buffer: Option<usize>) -> Result<UdpSocket, String> {
     Ok(socket)
 }
 
-/// Role: `udp-sink`: takes datagrams and acknowledges every 32nd with the number so far.
-pub(crate) fn sink(_: &[String]) -> Result<(), String> {
+/// What sealing alone costs: the cipher of our binaries, and a number for each datagram.
+struct Seal {
+    cipher: Box<dyn PacketCipher>,
+    number: u64,
+}
+
+impl Seal {
+    /// If the words end with `sealed`.
+    fn wanted(words: &[String]) -> Option<Self> {
+        let wanted = words.last().is_some_and(|word| word == "sealed");
+        let cipher = || AwsLc.packet_cipher(&Secret::take(&mut [7; 32]));
+        wanted.then(|| Self { cipher: cipher(), number: 0 })
+    }
+
+    fn nonce(&mut self) -> [u8; 12] {
+        self.number += 1;
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.number.to_be_bytes());
+        nonce
+    }
+
+    fn seal(&mut self, datagram: &mut [u8]) {
+        let nonce = self.nonce();
+        let (text, tag) = datagram.split_at_mut(datagram.len() - TAG_LEN);
+        tag.copy_from_slice(&self.cipher.seal_in_place(&nonce, &[], text));
+    }
+
+    fn open(&mut self, datagram: &mut [u8]) -> Result<(), String> {
+        let nonce = self.nonce();
+        let (text, tag) = datagram.split_last_chunk_mut().ok_or("a datagram without a tag")?;
+        let opened = self.cipher.open_in_place(&nonce, &[], text, tag);
+        opened.then_some(()).ok_or_else(|| "a datagram did not open".to_owned())
+    }
+}
+
+/// Role: `udp-sink [sealed]`: takes datagrams and acknowledges every 32nd with the number so far.
+pub(crate) fn sink(words: &[String]) -> Result<(), String> {
+    let mut seal = Seal::wanted(words);
     let socket = socket(Some(BUFFER))?;
     tell(&socket.local_addr().map_err(text)?.port().to_string());
     answer_for_usage();
     let (mut buffer, mut count) = (vec![0; 1 << 16], 0_u64);
     loop {
-        let (_, from) = socket.recv_from(&mut buffer).map_err(text)?;
+        let (len, from) = socket.recv_from(&mut buffer).map_err(text)?;
+        if let Some(seal) = &mut seal {
+            seal.open(&mut buffer[..len])?;
+        }
         count += 1;
         if count.is_multiple_of(ACK_EVERY) {
             socket.send_to(&count.to_be_bytes(), from).map_err(text)?;
@@ -41,7 +83,7 @@ pub(crate) fn sink(_: &[String]) -> Result<(), String> {
     }
 }
 
-/// Role: `udp-bulk PORT MIB SIZE`: so many MiB in datagrams of `SIZE` bytes.
+/// Role: `udp-bulk PORT MIB SIZE [sealed]`: so many MiB in datagrams of `SIZE` bytes.
 pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
     let (port, mib, size): (u16, u64, usize) = (word(words, 0)?, word(words, 1)?, word(words, 2)?);
     let socket = socket(Some(BUFFER))?;
@@ -49,11 +91,15 @@ pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
     socket.set_read_timeout(Some(PATIENCE)).map_err(text)?;
     let total = ((mib << 20) / size as u64).next_multiple_of(ACK_EVERY);
     let window = (WINDOW / size as u64).max(2 * ACK_EVERY);
-    let (datagram, mut ack) = (vec![7; size], [0; 8]);
+    let (mut datagram, mut ack) = (vec![7; size], [0; 8]);
+    let mut seal = Seal::wanted(words);
     let (mut sent, mut acked) = (0, 0);
     let (started, used) = (Instant::now(), cpu());
     while acked < total {
         if sent < total && sent - acked < window {
+            if let Some(seal) = &mut seal {
+                seal.seal(&mut datagram);
+            }
             socket.send(&datagram).map_err(text)?;
             sent += 1;
             continue;
