@@ -366,7 +366,7 @@ fn play(name: &str, plan: Plan, abuses: &[Abuse]) -> Result<(), String> {
     let most = [plan.warm, plan.half, plan.half].map(|secs| bench.most(secs * longer()));
     let (sessions, saw) = (bench.eve.sessions(), bench.bob_saw);
     let more = format!("{sessions} hostile sessions, {saw} chats shown to an honest member");
-    judge(name, &bench.meter, most, bound(plan), &more)?;
+    judge(name, &bench.meter, most, bound(plan), 0, &more)?;
     bench.complaint.map_or(Ok(()), Err)
 }
 
