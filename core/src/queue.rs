@@ -6,6 +6,7 @@ use alloc::collections::vec_deque;
 
 /// As [`VecDeque`], but in one word until something is in it.
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "one word instead of four")]
 pub(crate) struct Queue<T>(Option<Box<VecDeque<T>>>);
 
 impl<T> Queue<T> {

@@ -64,8 +64,8 @@ mod tests {
     use super::*;
     use clawchat_core::id::{ChatId, TransferId};
     use clawchat_core::ops::{Chunk, Want};
+    use core::sync::atomic::{AtomicUsize, Ordering};
     use smol::channel::unbounded;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Counts what it performs, and how much of it at a time.
     #[derive(Default)]

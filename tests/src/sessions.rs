@@ -76,7 +76,7 @@ impl Sessions {
             ensure(session.held <= 3, || {
                 format!("oracle 3: {who:?} holds keys of {} epochs", session.held)
             })?;
-            let key = (*who, connection.clone());
+            let key = (*who, *connection);
             let new = Side { epoch: *epoch, since: now, asked: None, bytes: 0 };
             let side = self.sides.entry(key).or_insert(new);
             if side.epoch != *epoch {
@@ -111,14 +111,14 @@ impl Sessions {
 
     /// A rotation was asked for.
     pub fn asked(&mut self, who: Who, connection: &ConnectionId, now: u64) {
-        if let Some(side) = self.sides.get_mut(&(who, connection.clone())) {
+        if let Some(side) = self.sides.get_mut(&(who, *connection)) {
             side.asked.get_or_insert(now);
         }
     }
 
     /// A side sealed or opened a datagram.
     pub fn carried(&mut self, who: Who, connection: &ConnectionId, len: usize) {
-        if let Some(side) = self.sides.get_mut(&(who, connection.clone())) {
+        if let Some(side) = self.sides.get_mut(&(who, *connection)) {
             side.bytes += len as u64;
         }
     }
@@ -201,7 +201,7 @@ impl World {
             {
                 seen.push(Seen {
                     who: Who::Client(process),
-                    connection: connection.clone(),
+                    connection: *connection,
                     file: None,
                     epoch,
                     held: client.epochs_held(),

@@ -92,7 +92,7 @@ impl Session {
         cx: &mut Context<'_>,
         reason: RotationReason,
     ) -> Option<Epoch> {
-        let Some(transport) = self.phase.open() else { return None };
+        let transport = self.phase.open()?;
         let next = transport.epochs().current().next();
         match self.rotate(cx, reason) {
             Ok(()) => Some(next),
@@ -148,7 +148,7 @@ impl Session {
 
     /// When [`Self::keep_keys_fresh`] has something to do.
     pub(super) fn rotation_deadline(&self) -> Option<Instant> {
-        let Some(transport) = self.phase.open() else { return None };
+        let transport = self.phase.open()?;
         if let Some((_, _, at)) = self.rotation.under_way.waiting {
             return Some(at);
         }

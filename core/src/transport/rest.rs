@@ -298,7 +298,7 @@ mod tests {
             let own = &self.sides[side];
             let kept = Kept { home: own.paths.home(), traffic: own.traffic() };
             let before = alloc::format!("{:?}", own.earliest(Earliest::default()));
-            let other = Pair::new(false).sides.into_iter().next().unwrap();
+            let other = Self::new(false).sides.into_iter().next().unwrap();
             let own = core::mem::replace(&mut self.sides[side], other);
             self.sides[side] = match own.into_resting() {
                 Ok(resting) => {
