@@ -214,12 +214,12 @@ impl Session {
             self.close(reason);
             return Err(DropReason::Ending);
         }
-        let opened = self.phase.open_packet(cx.now.mono, self.kept(), header, found, datagram)?;
+        let opened = self.open_packet(cx.now.mono, header, found, datagram)?;
         if opened.completes {
             self.advance(path, opened.epoch);
         }
         let (now, len) = (cx.now.mono, datagram.len());
-        if let Some(transport) = self.phase.transport_mut(self.kept()) {
+        if let Some(transport) = self.phase.awake_mut() {
             transport.arrived(now, path, opened.seq, len, &mut cx.random.public);
             self.traffic = transport.traffic();
             let plaintext = &datagram[opened.plaintext.clone()];
@@ -236,6 +236,25 @@ impl Session {
         self.keep_keys_fresh(cx);
         self.note_move();
         Ok(chunk.unwrap_or(None))
+    }
+
+    /// Opens a packet that [`Self::recognise`] knows. One that does not open wakes nobody.
+    fn open_packet(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        found: Found,
+        datagram: &mut [u8],
+    ) -> Result<Opened, DropReason> {
+        let Phase::Resting(resting) = &mut self.phase else {
+            let transport = self.phase.awake_mut().ok_or(DropReason::NoKey)?;
+            return transport.open(now, header, found, datagram);
+        };
+        let opened = resting.open(now, header, found, datagram)?;
+        if let Some(transport) = self.phase.transport_mut(self.kept()) {
+            transport.received(now, datagram.len());
+        }
+        Ok(opened)
     }
 
     /// Bytes of a file that came alone: of all that may follow from a datagram, only their count matters.
@@ -279,7 +298,7 @@ impl Session {
         opened: &Opened,
         datagram: &[u8],
     ) -> Result<Option<ChunkAt>, Violation> {
-        let Some(transport) = self.phase.transport_mut(self.kept()) else { return Ok(None) };
+        let Some(transport) = self.phase.awake_mut() else { return Ok(None) };
         let (epoch, number) = (opened.epoch, (opened.seq, opened.completes));
         let plaintext = &datagram[opened.plaintext.clone()];
         let inbox = transport.process(cx.now.mono, path, kind, number, plaintext)?;

@@ -1,12 +1,10 @@
 //! Where a session is between its first key and its last.
 
 use super::compromise::{Echo, Replacing, Signalling};
-use crate::error::DropReason;
 use crate::time::{Duration, Instant};
-use crate::transport::epochs::{Epochs, Found, Opened};
+use crate::transport::epochs::Epochs;
 use crate::transport::rest::{Kept, Resting, View};
 use crate::transport::{Earliest, Timer, Transport};
-use crate::wire::header::Header;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -105,26 +103,6 @@ impl Phase {
             },
             other => other,
         };
-    }
-
-    /// Opens a packet that [`Epochs::recognise`] knows. One that does not open wakes nobody.
-    pub(super) fn open_packet(
-        &mut self,
-        now: Instant,
-        kept: Kept,
-        header: &Header,
-        found: Found,
-        datagram: &mut [u8],
-    ) -> Result<Opened, DropReason> {
-        let Self::Resting(resting) = self else {
-            let transport = self.awake_mut().ok_or(DropReason::NoKey)?;
-            return transport.open(now, header, found, datagram);
-        };
-        let opened = resting.open(now, header, found, datagram)?;
-        if let Some(transport) = self.transport_mut(kept) {
-            transport.received(now, datagram.len());
-        }
-        Ok(opened)
     }
 
     /// The keys, while they open packets.

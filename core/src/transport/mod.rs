@@ -173,7 +173,8 @@ impl Transport {
 
     /// A packet of `len` bytes opened.
     pub(crate) fn received(&mut self, now: Instant, len: usize) {
-        if now.since(self.last_received) >= self.recovery.rtt.pto().max(SILENCE) {
+        let silence = now.since(self.last_received);
+        if silence >= SILENCE && silence >= self.recovery.rtt.pto() {
             // Whoever is heard again may hear again: what was lost meanwhile need not wait any longer.
             self.recovery.forget_backoff();
         }

@@ -49,6 +49,7 @@ const COUNTED: &[(&str, Work)] = &[
     ("ranges_insert_and_forget", ranges),
     ("client_sends_ping", client_sends),
     ("server_turn_for_ping", server_turn),
+    ("server_turn_for_ping_at_rest", server_turn_at_rest),
     ("client_takes_ack", client_takes),
     ("router_refuses_stranger", stranger),
     ("file_of_100_datagrams", file_turns),
@@ -163,6 +164,16 @@ fn client_sends(calls: u32) {
 }
 
 fn server_turn(calls: u32) {
+    server_turns(calls, Duration::from_micros(20));
+}
+
+/// The same of sessions that were silent long enough to rest.
+fn server_turn_at_rest(calls: u32) {
+    server_turns(calls, Duration::from_millis(1));
+}
+
+/// Sessions take turns, so far apart.
+fn server_turns(calls: u32, pause: Duration) {
     let mut rig = Rig::new(SESSIONS, &NullCipher);
     let mut pong = rig.reply();
     for call in 0..calls {
@@ -172,7 +183,7 @@ fn server_turn(calls: u32) {
         let bytes = pong.bytes.clone();
         rig.to_client(client, Datagram { path: pong.path, bytes });
         assert!(rig.from_client(client).is_empty(), "an answer asks for none");
-        rig.pass(Duration::from_micros(100), client);
+        rig.pass(pause, client);
     }
 }
 
