@@ -305,7 +305,7 @@ impl Chaos {
 
 /// What the server says of a client's session.
 fn session(world: &World, process: Process) -> Option<SessionStatus> {
-    let connection = *world.client_machine(process)?.connection_id()?;
+    let connection = world.client_machine(process)?.connection_id()?;
     let sessions = world.server_machine()?.sessions();
     sessions.into_iter().find(|session| session.connection_id == connection)
 }

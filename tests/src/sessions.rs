@@ -201,7 +201,7 @@ impl World {
             {
                 seen.push(Seen {
                     who: Who::Client(process),
-                    connection: *connection,
+                    connection,
                     file: None,
                     epoch,
                     held: client.epochs_held(),
@@ -235,7 +235,7 @@ impl World {
                 sessions.into_iter().find(of).map(|session| session.connection_id)
             }
             Who::Client(process) => {
-                self.client_machine(process).and_then(|client| client.connection_id().cloned())
+                self.client_machine(process).and_then(|client| client.connection_id())
             }
         };
         if let Some(connection) = connection {
@@ -272,7 +272,7 @@ impl World {
 
     /// A user asks for a rotation of keys.
     pub fn rotate_by_client(&mut self, process: Process) {
-        let connection = self.client_machine(process).and_then(|c| c.connection_id().cloned());
+        let connection = self.client_machine(process).and_then(|c| c.connection_id());
         let asked = self.with_client(process, |client, now| client.rotate_keys(now));
         if let (Some(Ok(())), Some(connection)) = (asked, connection) {
             self.oracles.sessions.asked(Who::Client(process), &connection, self.now());

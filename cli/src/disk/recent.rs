@@ -23,7 +23,7 @@ impl Recent {
     #[must_use]
     pub fn open(path: PathBuf, most: usize, is_good: fn(&str) -> bool) -> (Self, Vec<String>) {
         let mut recent = Self { path, most, lines: 0, is_good };
-        let (newest, whole) = recent.read();
+        let (newest, whole) = recent.read().unwrap_or((Vec::new(), true));
         if !whole {
             // The next line must not be glued to what is left of this one.
             recent.rewrite();
@@ -31,15 +31,15 @@ impl Recent {
         (recent, newest)
     }
 
-    fn read(&mut self) -> (Vec<String>, bool) {
-        let bytes = read_private(&self.path).ok();
-        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let text = text.unwrap_or_default();
+    /// The newest good lines, and whether the last one was written to its end.
+    fn read(&mut self) -> Option<(Vec<String>, bool)> {
+        let bytes = read_private(&self.path).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
         self.lines = text.lines().count();
         let good = text.lines().rev().filter(|line| (self.is_good)(line)).take(self.most);
         let mut newest: Vec<_> = good.map(ToOwned::to_owned).collect();
         newest.reverse();
-        (newest, text.is_empty() || text.ends_with('\n'))
+        Some((newest, text.is_empty() || text.ends_with('\n')))
     }
 
     /// Adds a line.
@@ -53,7 +53,8 @@ impl Recent {
     }
 
     fn rewrite(&mut self) {
-        let (newest, _) = self.read();
+        // What can't be read now may be there all the same.
+        let Some((newest, _)) = self.read() else { return };
         let text: String = newest.iter().map(|line| format!("{line}\n")).collect();
         if write_private(&self.path, text.as_bytes(), true).is_ok() {
             self.lines = newest.len();
@@ -92,6 +93,19 @@ mod tests {
         assert_eq!(left, ["0001"], "a line that was cut");
         recent.note("0003");
         assert_eq!(open(&path).1, ["0001", "0003"], "not glued to the line that was cut");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("list");
+        let (mut recent, _) = open(&path);
+        (0..2 * MOST).for_each(|number| recent.note(&format!("{number:04}")));
+        // Reading fails there, and writing does not.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        recent.note("9999");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 
     #[test]

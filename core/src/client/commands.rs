@@ -135,7 +135,7 @@ impl Client {
 
     /// Getter: the connection id of the session, if there is one (PROTOCOL 2.4).
     #[must_use]
-    pub fn connection_id(&self) -> Option<&ConnectionId> {
+    pub fn connection_id(&self) -> Option<ConnectionId> {
         match &self.state {
             State::InSession(session, _) => Some(session.connection_id()),
             _ => None,

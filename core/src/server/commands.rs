@@ -225,7 +225,7 @@ impl Server {
                 id,
                 member: entry.member.to_string(),
                 file: entry.secret.file,
-                connection_id: *entry.session.connection_id(),
+                connection_id: entry.session.connection_id(),
                 remote: entry.session.path().remote,
                 epoch: entry.session.epoch()?,
                 epochs_held: entry.session.epochs_held(),

@@ -165,8 +165,8 @@ impl Session {
         self.phase.epochs().map_or(0, Epochs::held)
     }
 
-    pub(crate) const fn connection_id(&self) -> &ConnectionId {
-        &self.connection_id
+    pub(crate) const fn connection_id(&self) -> ConnectionId {
+        self.connection_id
     }
 
     /// The smoothed round-trip time, once measured.
@@ -250,7 +250,8 @@ impl Session {
             let transport = self.phase.awake_mut().ok_or(DropReason::NoKey)?;
             return transport.open(now, header, found, datagram);
         };
-        let opened = resting.open(now, header, found, datagram)?;
+        let pto = View::Resting(resting).pto();
+        let opened = resting.epochs.open(now, || pto, header, found, datagram)?;
         if let Some(transport) = self.phase.transport_mut(self.kept()) {
             transport.received(now, datagram.len());
         }

@@ -2,16 +2,15 @@
 
 use super::ack::Acks;
 use super::channel::{RecvChannel, SendChannel};
-use super::epochs::{Epochs, Found, Opened};
+use super::epochs::Epochs;
 use super::outbox::Outbox;
 use super::path::{self, Path};
 use super::ping::Asked;
 use super::recovery::{self, Recovery};
 use super::{Earliest, Settled, Timer, Transport, ended};
-use crate::error::{CloseReason, DropReason};
+use crate::error::CloseReason;
 use crate::limits::{IDLE_TIMEOUT, KEEPALIVE};
 use crate::time::{Duration, Instant};
-use crate::wire::header::Header;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -119,17 +118,6 @@ impl Resting {
         }
     }
 
-    /// See [`Transport::open`]; who opens has [`Transport::received`] told, awake.
-    pub(crate) fn open(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        found: Found,
-        datagram: &mut [u8],
-    ) -> Result<Opened, DropReason> {
-        self.epochs.open(now, || self.recovery.pto(), header, found, datagram)
-    }
-
     /// A deadline may have come; true when it has to wake for it.
     pub(crate) fn on_timeout(&mut self, now: Instant) -> bool {
         self.epochs.on_timeout(now);
@@ -224,7 +212,7 @@ mod tests {
     use crate::random::{Random, Seed, Stream};
     use crate::time::{Now, UnixMs};
     use crate::transport::epochs::EpochState;
-    use crate::wire::header::PacketType;
+    use crate::wire::header::{Header, PacketType};
     use alloc::vec;
 
     /// Two transports without a network between them, and what happens to them.
