@@ -90,6 +90,50 @@ fn local(bound: IpAddr, asked: Option<IpAddr>) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Ports;
+    use clawchat_core::id::PortId;
+    use clawchat_core::ops::Outcome;
+    use core::net::Ipv4Addr;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn takes_more_at_once_when_more_comes() {
+        let (poll, mut ports) =
+            (mio::Poll::new().unwrap(), Ports::new(vec![Ipv4Addr::LOCALHOST.into()]));
+        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = free.local_addr().unwrap();
+        drop(free);
+        assert_eq!(ports.bind(poll.registry(), PortId(0), to.port()), Outcome::Done);
+        let (peer, mut receiver) =
+            (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), Receiver::new());
+        let mut receive = |receiver: &mut Receiver| {
+            let mut got = vec![];
+            for bound in ports.iter_mut() {
+                bound.readable = true;
+                receiver.receive(bound, |_, datagrams, stride| {
+                    got.extend(datagrams.chunks(stride).map(|datagram| datagram[0]));
+                });
+            }
+            got
+        };
+        let send = |count| {
+            for number in 0..count {
+                assert_eq!(peer.send_to(&[number; 100], to).unwrap(), 100);
+            }
+        };
+        let few = u8::try_from(FEW).unwrap();
+        send(few);
+        assert!(receive(&mut receiver).into_iter().eq(0..few));
+        assert_eq!(receiver.slots, FEW, "a burst that one turn takes is nothing");
+        // More than one turn takes.
+        let many = u8::try_from(FEW * RECEIVES + 10).unwrap();
+        send(many);
+        let mut got = receive(&mut receiver);
+        assert_eq!(got.len(), FEW * RECEIVES);
+        assert_eq!(receiver.slots, BATCH_SIZE);
+        got.extend(receive(&mut receiver));
+        assert!(got.into_iter().eq(0..many));
+    }
 
     #[test]
     fn only_one_of_ours_is_an_address_to_answer_from() {

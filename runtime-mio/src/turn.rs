@@ -130,3 +130,87 @@ impl<H: Host> Driver<H> {
         self.more = self.sender.flush(&self.ports, &mut self.server, host, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clawchat_core::crypto::aead::RustCrypto;
+    use clawchat_core::id::OpId;
+    use clawchat_core::limits::KeyLimits;
+    use clawchat_core::ops::{Chunk, Outcome, Want};
+    use clawchat_core::random::Seed;
+    use clawchat_core::server::{
+        Event, PortChoice, RENEWAL_VALID_FOR, Server, ServerConfig, Timing,
+    };
+    use core::net::{Ipv4Addr, SocketAddr};
+    use std::net::UdpSocket;
+
+    /// A host of nobody.
+    struct Quiet;
+
+    impl Host for Quiet {
+        type Command = ();
+
+        fn start(&mut self, _: OpId, _: Action) {}
+        fn completed(&mut self, _: &mut Server, _: Now, _: OpId, _: Outcome) {}
+        fn event(&mut self, _: &mut Server, _: Now, _: Event) {}
+        fn store(&mut self, _: &Chunk<'_>) -> bool {
+            false
+        }
+        fn flush(&mut self, _: &mut Server, _: Now) {}
+        fn load(&mut self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
+            Err("there are no files")
+        }
+        fn command(&mut self, _: &mut Server, _: Now, (): ()) -> Flow {
+            Flow::Continue
+        }
+    }
+
+    /// A driver that listens, and where.
+    fn driver() -> (Driver<Quiet>, SocketAddr) {
+        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let config = ServerConfig {
+            server_id: "cc-test".to_owned(),
+            server_name: "test".to_owned(),
+            public: "localhost".to_owned(),
+            port: PortChoice::Fixed(address.port()),
+            timing: Timing::default(),
+            renewal_valid_for: RENEWAL_VALID_FOR,
+            members: vec![],
+            credentials: vec![],
+            chats: vec![],
+            files: vec![],
+            max_sessions: 1,
+            key_limits: KeyLimits::default(),
+            provider: &RustCrypto,
+        };
+        let server = Server::new(config, &Seed::new(&mut [1; 32]), clock::now());
+        let mut driver = Driver::new(server, vec![address.ip()]).unwrap();
+        // Binds, and sees that nothing has come yet.
+        let flow = driver.turn(&mut mio::Events::with_capacity(8), &mut Quiet).unwrap();
+        assert_eq!(flow, Flow::Continue);
+        assert!(driver.ports.iter_mut().all(|bound| !bound.readable));
+        (driver, address)
+    }
+
+    #[test]
+    fn a_near_answer_is_found_without_asking_the_system_to_be_woken() {
+        for near in [false, true] {
+            let (mut driver, address) = driver();
+            let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            peer.send_to(&[0; 64], address).unwrap();
+            (0..if near { 100 } else { 0 }).for_each(|_| driver.spin.learn(64, SPIN, 64));
+            driver.sender.sent = 64;
+            let mut events = mio::Events::with_capacity(8);
+            driver.turn(&mut events, &mut Quiet).unwrap();
+            assert_eq!(events.is_empty(), near);
+            assert_eq!(
+                driver.server.drops().map(|(_, count)| count).sum::<u64>(),
+                1,
+                "it was taken"
+            );
+        }
+    }
+}

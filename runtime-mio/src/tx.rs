@@ -21,7 +21,7 @@ pub(crate) struct Sender {
     /// What is being sent, and how many bytes of it the socket has.
     waiting: Option<(Transmit, usize)>,
     /// Bytes sent since that was last asked.
-    sent: usize,
+    pub(crate) sent: usize,
     /// The system may cut datagrams out of one buffer, if it can.
     pub(crate) offload: bool,
 }

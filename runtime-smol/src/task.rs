@@ -406,3 +406,86 @@ impl Task {
         self.unseen > 0 && !self.events.is_closed() && !self.client.is_compromised()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clawchat_core::client::ClientConfig;
+    use clawchat_core::crypto::aead::RustCrypto;
+    use clawchat_core::id::{ChatId, TransferId};
+    use clawchat_core::limits::KeyLimits;
+    use clawchat_core::ops::Want;
+    use clawchat_core::random::Seed;
+    use clawchat_core::secret::Secret;
+    use clawchat_core::wire::secfile::SecurityFile;
+    use core::net::Ipv4Addr;
+    use std::net::UdpSocket;
+
+    /// A host of nobody.
+    struct Quiet;
+
+    impl Host for Quiet {
+        fn perform(&self, _: &Action) -> Outcome {
+            Outcome::Failed
+        }
+        fn offered(&self, _: TransferId, _: ChatId) {}
+        fn store(&self, _: &Chunk<'_>) -> bool {
+            false
+        }
+        fn flush(&self) -> Vec<TransferId> {
+            vec![]
+        }
+        fn load(&self, _: &Want, _: &mut [u8]) -> Result<(), &'static str> {
+            Err("there are no files")
+        }
+    }
+
+    fn config(now: Now, port: u16) -> ClientConfig {
+        let secs = now.wall.secs();
+        let file = SecurityFile {
+            server_id: "cc-test".to_owned(),
+            server_name: "test".to_owned(),
+            server_public_ip: "127.0.0.1".to_owned(),
+            server_udp_port: port,
+            shared_secret: Secret::take(&mut [7; 32]),
+            bootstrap_key_id: "none".to_owned(),
+            timestamp: secs - 60,
+            valid_from: secs - 60,
+            valid_until: secs + 3600,
+            next_rotation: secs + 3600,
+            grace_period: 300,
+            stun_servers: vec![],
+            hole_punch_timeout: 60,
+            port_schedule: None,
+            response_timeout: 10,
+        };
+        let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+        let (port, key_limits) = (Some(port), KeyLimits::default());
+        ClientConfig { file, addresses, port, reconnect: false, key_limits, provider: &RustCrypto }
+    }
+
+    #[test]
+    fn a_near_answer_is_found_without_asking_the_system_to_be_woken() {
+        for near in [false, true] {
+            let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let now = clock::now();
+            let config = config(now, peer.local_addr().unwrap().port());
+            let client = Client::new(config, &Seed::new(&mut [1; 32]), now);
+            let (_commands, commands) = unbounded();
+            let (events, _events) = unbounded();
+            let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+            let mut task =
+                Task::new(client, addresses, Arc::new(Quiet), commands, events, Options::default());
+            // Binds, and says hello.
+            task.drain(now);
+            let (_, from) = peer.recv_from(&mut [0; 2000]).unwrap();
+            peer.send_to(&[0; 64], from).unwrap();
+            (0..if near { 100 } else { 0 }).for_each(|_| task.spin.learn(64, SPIN, 64));
+            task.sent = 64;
+            // What has to be waited for is not there the first time that it is asked.
+            let woken = smol::block_on(smol::future::poll_once(task.rest()));
+            assert_eq!(matches!(woken, Some(Woken::Received)), near);
+        }
+    }
+}
