@@ -1,8 +1,12 @@
 //! Files of ours: with the real binaries from disk to disk, and while keys and port rotate.
 
-use crate::child::{Child, Core, Measured, Sample, text};
+use crate::child::{Child, Core, Measured, Sample, tell_sample, text, word};
 use crate::scp;
 use clawchat_tests::process::{Process, Sandbox, Server};
+use core::hint::black_box;
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -58,6 +62,51 @@ pub(crate) fn copy(mib: u64) -> Measured {
     }
     serving.stop();
     Ok(Sample::from([("rate".to_owned(), (mib << 20) as f64 / seconds)]))
+}
+
+/// Bytes that are read at once: they stay in the cache of the core that hashes them.
+const PIECE: usize = 256 * 1024;
+
+/// What no copy of a file that both ends verify does without, on a core for each end: its bytes read and
+/// hashed at one, hashed and written at the other. Neither a network nor a cipher.
+pub(crate) fn least(mib: u64) -> Measured {
+    let folder = tempfile::TempDir::new().map_err(text)?;
+    let path = |name: &str| folder.path().join(name).to_str().map(str::to_owned);
+    let (Some(from), Some(to)) = (path("from"), path("to")) else {
+        return Err("the temporary folder has a strange name".to_owned());
+    };
+    scp::make_file(Path::new(&from), mib)?;
+    let started = Instant::now();
+    let mut sender = Child::start(Core::Client, "file-end", core::slice::from_ref(&from))?;
+    let mut receiver = Child::start(Core::Server, "file-end", &[from, to])?;
+    let (read, written) = (sender.sample()?["bytes"], receiver.sample()?["bytes"]);
+    let seconds = started.elapsed().as_secs_f64();
+    if read != written || read != (mib << 20) as f64 {
+        return Err("an end ended early".to_owned());
+    }
+    Ok(Sample::from([("rate".to_owned(), read / seconds)]))
+}
+
+/// Role: `file-end FROM [TO]`: one end of [`least`].
+pub(crate) fn end(words: &[String]) -> Result<(), String> {
+    let (from, to): (PathBuf, Option<&String>) = (word(words, 0)?, words.get(1));
+    let mut from = File::open(from).map_err(text)?;
+    let mut to = to.map(File::create).transpose().map_err(text)?;
+    let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0; PIECE], 0);
+    loop {
+        let len = from.read(&mut piece).map_err(text)?;
+        if len == 0 {
+            break;
+        }
+        hash.update(&piece[..len]);
+        if let Some(to) = &mut to {
+            to.write_all(&piece[..len]).map_err(text)?;
+        }
+        bytes += len;
+    }
+    black_box(hash.finalize());
+    tell_sample(&[("bytes", bytes as f64)]);
+    Ok(())
 }
 
 /// The one file of a folder.

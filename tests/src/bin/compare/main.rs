@@ -47,6 +47,7 @@ const ROLES: &[(&str, Role)] = &[
     ("many", memory::many),
     ("bulk-apart", rows::bulk_apart),
     ("proto-bulk", memory::proto_bulk),
+    ("file-end", files::end),
 ];
 
 struct Options {

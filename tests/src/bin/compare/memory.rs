@@ -1,6 +1,6 @@
 //! What needs no socket: machines and ciphers in one thread.
 
-use crate::child::{Measured, Sample, tell_sample, thread_cpu, word};
+use crate::child::{Measured, Sample, percentiles, tell_sample, thread_cpu, word};
 use crate::proto;
 use clawchat_core::crypto::aead::{AwsLc, CipherProvider as _};
 use clawchat_core::crypto::derive::{Direction, derive};
@@ -152,36 +152,78 @@ pub(crate) fn core_bulk(words: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Role: `many SESSIONS COUNT`: what a ping and its pong cost the server, a whole turn of its driver
-/// for each. The same few sessions talk, or all take turns.
+/// Blocks of [`many`]: each is served by both servers, one after the other.
+const PAIRS: usize = 40;
+
+/// Role: `many SESSIONS FEW COUNT`: what a ping and its pong cost a server with so many sessions, a whole
+/// turn of its driver for each, and one with few. Both are in this process and take turns, so that neither
+/// has the quicker moments of the machine to itself; of the pairs the one in the middle counts. The same
+/// sessions talk at both, or all of each in turn.
 pub(crate) fn many(words: &[String]) -> Result<(), String> {
-    let (sessions, count): (u32, u32) = (word(words, 0)?, word(words, 1)?);
-    let mut rig = Rig::new(sessions, &AwsLc);
-    let mut cost = |talkers: usize| {
-        let (mut next, mut spent, rounds) = (0, 0.0, count as usize / BATCH);
-        for round in 0..=rounds {
+    let (sessions, few, count): (u32, u32, usize) =
+        (word(words, 0)?, word(words, 1)?, word(words, 2)?);
+    let mut rigs = [sessions, few].map(Crowd::new);
+    let rounds = (count / BATCH / PAIRS).max(1);
+    let mut cost = |talkers: [usize; 2]| {
+        let mut pairs: Vec<[f64; 2]> = Vec::with_capacity(PAIRS);
+        for pair in 0..PAIRS {
+            let mut costs = [0.0; 2];
+            for turn in 0..2 {
+                let side = (pair + turn) % 2;
+                // The first round brings its memory back into the caches.
+                rigs[side].serve(1, talkers[side]);
+                costs[side] = rigs[side].serve(rounds, talkers[side]);
+            }
+            pairs.push(costs);
+        }
+        let middle = |of: fn(&[f64; 2]) -> f64| percentiles(pairs.iter().map(of).collect()).0;
+        (middle(|costs| costs[0]), middle(|costs| costs[0] / costs[1]))
+    };
+    let (same, same_ratio) = cost([TALKERS; 2]);
+    let (all, all_ratio) = cost([sessions as usize, few as usize]);
+    tell_sample(&[
+        ("same", same),
+        ("same_ratio", same_ratio),
+        ("all", all),
+        ("all_ratio", all_ratio),
+    ]);
+    Ok(())
+}
+
+/// A server whose clients ping it.
+struct Crowd {
+    rig: Rig,
+    next: usize,
+}
+
+impl Crowd {
+    fn new(sessions: u32) -> Self {
+        Self { rig: Rig::new(sessions, &AwsLc), next: 0 }
+    }
+
+    /// Nanoseconds of the server for a ping of one of so many, in so many rounds.
+    fn serve(&mut self, rounds: usize, talkers: usize) -> f64 {
+        let (rig, mut spent) = (&mut self.rig, 0.0);
+        for _ in 0..rounds {
             let step = |_| {
                 // Far apart, so that all take part alike.
-                next = (next + 7919) % talkers;
-                next
+                self.next = (self.next + 7919) % talkers;
+                self.next
             };
             let talking: Vec<usize> = (0..BATCH).map(step).collect();
             let mut pings: Vec<Datagram> = talking.iter().map(|of| rig.ping(*of)).collect();
             let mut pongs: Vec<Datagram> = talking.iter().map(|_| rig.reply()).collect();
             let started = thread_cpu();
             for (ping, pong) in pings.iter_mut().zip(&mut pongs) {
-                assert_eq!(rig.serve(ping, pong), 64, "one pong for each ping");
+                // The numbers that it acknowledges grow.
+                assert!(matches!(rig.serve(ping, pong), 64 | 80), "one pong for each ping");
             }
-            // The first round fills caches.
-            spent += if round == 0 { 0.0 } else { thread_cpu() - started };
+            spent += thread_cpu() - started;
             talking.into_iter().zip(pongs).for_each(|(of, pong)| rig.to_client(of, pong));
             rig.pass(Duration::from_micros(100), 0);
         }
         spent * 1e9 / (rounds * BATCH) as f64
-    };
-    let (few, all) = (cost(TALKERS), cost(sessions as usize));
-    tell_sample(&[("few", few), ("all", all)]);
-    Ok(())
+    }
 }
 
 /// Role: `proto-bulk MIB`: quinn-proto alone.

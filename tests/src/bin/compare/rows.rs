@@ -126,6 +126,12 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         figures: &[figure("rate", "the peer itself, sealing and opening", GBIT, Goal::None)],
     },
     Experiment {
+        name: "plain-unconnected",
+        peer: "bare UDP",
+        sides: [|scale| apart(scale, "unconnected"), |scale| apart(scale, "udp")],
+        figures: &[figure("rate", "the same, its socket not connected", GBIT, Goal::None)],
+    },
+    Experiment {
         name: "core",
         peer: "quinn-proto",
         sides: [
@@ -220,21 +226,32 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
         figures: &[figure("rate", "a file from disk to disk, verified", GBIT, Goal::AtLeast(4.0))],
     },
     Experiment {
+        name: "file-least",
+        peer: "scp",
+        sides: [|scale| files::least(scale.mib()), |scale| scp::copy(scale.mib())],
+        figures: &[figure("rate", "a digest at both ends and a write alone", GBIT, Goal::None)],
+    },
+    Experiment {
         name: "many",
-        peer: "ours with 100 sessions",
-        sides: [|scale| many(scale, scale.of(10_000, 1000)), |scale| many(scale, 100)],
+        peer: "none",
+        // Both servers are in one process: a ratio of its own says more than two figures of different moments.
+        sides: [many, nobody],
         figures: &[
-            figure("few", "a datagram, 64 of 10,000 sessions talk", NANOS, Goal::AtMost(1.1)),
-            figure("all", "a datagram, all of them talk", NANOS, Goal::None),
+            figure(
+                "same_ratio",
+                "a datagram of 64 sessions, 10,000 / 100 in all",
+                COUNT,
+                Goal::OursAtMost(1.1),
+            ),
+            figure("same", "the same, with 10,000", NANOS, Goal::None),
+            figure("all_ratio", "a datagram, all talk in turn, 10,000 / 100", COUNT, Goal::None),
+            figure("all", "the same, with 10,000", NANOS, Goal::None),
         ],
     },
     Experiment {
         name: "rotations",
         peer: "none",
-        sides: [
-            |scale| files::rotations(scale.of(16, 4) * scale.mib()),
-            |_| Err("it is measured against nobody".to_owned()),
-        ],
+        sides: [|scale| files::rotations(scale.of(16, 4) * scale.mib()), nobody],
         figures: &[
             figure("stall", "longest pause", MILLIS, Goal::OursAtMost(50.0)),
             figure("keys", "times that keys rotated", COUNT, Goal::None),
@@ -292,8 +309,8 @@ fn apart(scale: Scale, side: &str) -> Measured {
         .map_err(|why| format!("a network of one's own takes root, unshare and ip: {why}"))
 }
 
-/// Role: `bulk-apart ours|quic|plain|udp|sealed QUICK`, in a network of its own: one side of `bulk` or of
-/// `plain`.
+/// Role: `bulk-apart ours|quic|plain|udp|sealed|unconnected QUICK`, in a network of its own: one side of
+/// `bulk` or of `plain`.
 pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
     let (side, quick): (String, u8) = (word(words, 0)?, word(words, 1)?);
     ethernet()?;
@@ -303,6 +320,7 @@ pub(crate) fn bulk_apart(words: &[String]) -> Result<(), String> {
         "plain" => plain_bulk(scale),
         "udp" => udp_bulk(scale, &[]),
         "sealed" => udp_bulk(scale, &["sealed".to_owned()]),
+        "unconnected" => udp_bulk(scale, &["sealed".to_owned(), "unconnected".to_owned()]),
         _ => quic_bulk(scale),
     }?;
     let figures: Vec<_> = sample.iter().map(|(name, value)| (name.as_str(), *value)).collect();
@@ -369,6 +387,11 @@ fn udp_ping(scale: Scale) -> Measured {
     pair(("udp-echo", &[]), ("udp-ping", &[scale.pings()]))
 }
 
-fn many(scale: Scale, sessions: u32) -> Measured {
-    alone("many", &[sessions.to_string(), scale.of(20_000, 5000).to_string()])
+fn many(scale: Scale) -> Measured {
+    let words = [scale.of(10_000, 1000), 100, scale.of(200_000, 20_000)];
+    alone("many", &words.map(|number: u32| number.to_string()))
+}
+
+fn nobody(_: Scale) -> Measured {
+    Err("it is measured against nobody".to_owned())
 }

@@ -36,9 +36,9 @@ struct Seal {
 }
 
 impl Seal {
-    /// If the words end with `sealed`.
+    /// If one of the words is `sealed`.
     fn wanted(words: &[String]) -> Option<Self> {
-        let wanted = words.last().is_some_and(|word| word == "sealed");
+        let wanted = words.iter().any(|word| word == "sealed");
         let cipher = || AwsLc.packet_cipher(&Secret::take(&mut [7; 32]));
         wanted.then(|| Self { cipher: cipher(), number: 0 })
     }
@@ -83,11 +83,15 @@ pub(crate) fn sink(words: &[String]) -> Result<(), String> {
     }
 }
 
-/// Role: `udp-bulk PORT MIB SIZE [sealed]`: so many MiB in datagrams of `SIZE` bytes.
+/// Role: `udp-bulk PORT MIB SIZE [sealed] [unconnected]`: so many MiB in datagrams of `SIZE` bytes.
 pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
     let (port, mib, size): (u16, u64, usize) = (word(words, 0)?, word(words, 1)?, word(words, 2)?);
     let socket = socket(Some(BUFFER))?;
-    socket.connect((Ipv4Addr::LOCALHOST, port)).map_err(text)?;
+    let to = (Ipv4Addr::LOCALHOST, port);
+    let connected = words.iter().all(|word| word != "unconnected");
+    if connected {
+        socket.connect(to).map_err(text)?;
+    }
     socket.set_read_timeout(Some(PATIENCE)).map_err(text)?;
     let total = ((mib << 20) / size as u64).next_multiple_of(ACK_EVERY);
     let window = (WINDOW / size as u64).max(2 * ACK_EVERY);
@@ -100,7 +104,9 @@ pub(crate) fn bulk(words: &[String]) -> Result<(), String> {
             if let Some(seal) = &mut seal {
                 seal.seal(&mut datagram);
             }
-            socket.send(&datagram).map_err(text)?;
+            let went =
+                if connected { socket.send(&datagram) } else { socket.send_to(&datagram, to) };
+            went.map_err(text)?;
             sent += 1;
             continue;
         }
