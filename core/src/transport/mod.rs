@@ -206,6 +206,7 @@ impl Transport {
             return None;
         }
         self.known_home = to;
+        self.acks.moved();
         // The silence was that of the path which is left.
         self.recovery.forget_backoff();
         if from.remote.ip() == to.remote.ip() {
@@ -234,7 +235,7 @@ impl Transport {
             return None;
         }
         let (transfer, offset, bytes) = lone_chunk(plaintext)?;
-        self.acks.opened(now, opened.seq, true, false);
+        self.acks.opened(now, opened.seq, plaintext.len(), true, false);
         Some((transfer, offset, bytes.len()))
     }
 
@@ -278,7 +279,8 @@ impl Transport {
         }
         let eliciting = kind != PacketType::Pong;
         // The peer of a rotation waits to know that it is complete.
-        self.acks.opened(now, seq, eliciting, kind == PacketType::Ping || completes);
+        let at_once = kind == PacketType::Ping || completes;
+        self.acks.opened(now, seq, plaintext.len(), eliciting, at_once);
         Ok(inbox)
     }
 
