@@ -2,6 +2,7 @@
 
 use crate::ports::Bound;
 use clawchat_core::transport::path::Path;
+use core::array::from_fn;
 use core::net::{IpAddr, SocketAddr};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use std::fmt;
@@ -41,11 +42,12 @@ impl Receiver {
     ) {
         for turn in 1..=RECEIVES {
             let slots = self.slots;
-            let arena = self.arena.chunks_mut(SLOT).take(slots);
-            let mut slices: Vec<_> = arena.map(IoSliceMut::new).collect();
+            let mut arena = self.arena.chunks_mut(SLOT).take(slots);
+            let mut slices: [_; BATCH_SIZE] =
+                from_fn(|_| IoSliceMut::new(arena.next().unwrap_or_default()));
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
             let socket = UdpSockRef::from(&bound.io);
-            match bound.state.recv(socket, &mut slices, &mut meta) {
+            match bound.state.recv(socket, &mut slices[..slots], &mut meta[..slots]) {
                 Ok(count) => {
                     for (slot, meta) in self.arena.chunks_mut(SLOT).zip(&meta[..count]) {
                         let remote =

@@ -3,6 +3,7 @@
 use clawchat_core::id::PortId;
 use clawchat_core::ops::Outcome;
 use clawchat_core::transport::path::{Path, Transmit};
+use core::array::from_fn;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use smol::Async;
@@ -97,10 +98,13 @@ impl Sockets {
         let mut full = false;
         let slots = self.arena.len() / SLOT;
         for bound in &self.bound {
-            let mut slices: Vec<_> = self.arena.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+            let mut arena = self.arena.chunks_mut(SLOT);
+            let mut slices: [_; SLOTS] =
+                from_fn(|_| IoSliceMut::new(arena.next().unwrap_or_default()));
             let mut meta = [RecvMeta::default(); SLOTS];
             let socket = UdpSockRef::from(bound.io.get_ref());
-            let count = match bound.state.recv(socket, &mut slices, &mut meta) {
+            let received = bound.state.recv(socket, &mut slices[..slots], &mut meta[..slots]);
+            let count = match received {
                 Ok(count) => count,
                 Err(error) => {
                     // An ICMP error of an earlier send is read away like this.

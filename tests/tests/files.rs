@@ -195,7 +195,28 @@ fn who_listens_takes_them_and_overwrites_nothing() {
     std::fs::write(outbox.join("note.txt"), "hello").unwrap();
     assert_eq!(bob.event("done")["name"], "note.txt");
     assert_eq!(std::fs::read_to_string(into.join("note.txt")).unwrap(), "hello");
-    assert!(names(&outbox).is_empty());
+    wait_until("it is taken from the outbox", || names(&outbox).is_empty());
+    // Folders too, by a command and through the outbox.
+    let folder = scene.path("photos");
+    std::fs::create_dir_all(folder.join("2026/empty")).unwrap();
+    make(&folder.join("2026/a.jpg"), 5, 70_000);
+    make(&folder.join("b.jpg"), 6, 10);
+    let queued = scene.sandbox.server(&["send-file", "bob", folder.to_str().unwrap()]);
+    let said = Process::start(queued).end().expect(0);
+    assert!(said.out.contains("2 files"), "{}", said.out);
+    for name in ["photos", "photos (2)"] {
+        wait_until("the folder comes", || into.join(name).join("b.jpg").exists());
+        wait_until("all of it", || into.join(name).join("2026/a.jpg").exists());
+        same(&folder.join("2026/a.jpg"), &into.join(name).join("2026/a.jpg"));
+        assert!(into.join(name).join("2026/empty").is_dir());
+        if name == "photos" {
+            std::fs::create_dir_all(outbox.join("photos/2026/empty")).unwrap();
+            for file in ["2026/a.jpg", "b.jpg"] {
+                std::fs::copy(folder.join(file), outbox.join("photos").join(file)).unwrap();
+            }
+        }
+    }
+    wait_until("it is taken from the outbox", || names(&outbox).is_empty());
     bob.signal(Signal::INT);
     drop(bob.end().expect(0));
 }

@@ -241,12 +241,13 @@ impl<'a> Sending<'a> {
         if held > active.done {
             let (name, size) = (one_line(&active.item.name), active.item.size);
             self.progress.resumed(held - active.done);
-            active.done = held;
             if !self.common.quiet && !self.common.json {
                 let line = format!("{name}: {} of {} are there already", bytes(held), bytes(size));
                 self.progress.say(&line);
             }
         }
+        // Less than before, if a crash of the server has cost it what was not on its disk yet.
+        active.done = held;
         if active.digest.is_some() || active.sha256.is_some() {
             return;
         }

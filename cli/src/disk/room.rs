@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+/// Bytes that files leave free, or a hundredth of the disk if that is less.
+const MARGIN: u64 = 64 << 20;
+
 /// Whether there is room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
@@ -69,12 +72,19 @@ fn refused(file: &File, length: u64, needs: u64, error: Errno) -> io::Result<Roo
     }
 }
 
-/// Bytes that are free for a user on the file's disk.
+/// Bytes that are free on the file's disk for files that others send.
 fn free(file: &File) -> io::Result<u64> {
     let disk = rustix::fs::fstatvfs(file)?;
     // Some network file systems do not tell.
     let told = disk.f_blocks > 0;
-    Ok(if told { disk.f_bavail.saturating_mul(disk.f_frsize) } else { u64::MAX })
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    Ok(if told { usable(bytes(disk.f_bavail), bytes(disk.f_blocks)) } else { u64::MAX })
+}
+
+/// What files may take of so many free bytes of a disk: chats and keys have to be stored too, whatever
+/// somebody sends.
+fn usable(free: u64, disk: u64) -> u64 {
+    free.saturating_sub(MARGIN.min(disk / 100))
 }
 
 #[cfg(test)]
@@ -93,6 +103,14 @@ mod tests {
         assert!(meta.blocks() * 512 >= 1 << 20, "the disk has set it aside");
         assert_eq!(reserve(&file, 1 << 20).unwrap(), Room::Enough, "again");
         assert_eq!(reserve(&file, 0).unwrap(), Room::Enough);
+    }
+
+    #[test]
+    fn files_leave_something_free() {
+        assert_eq!(usable(10 << 30, 100 << 30), (10 << 30) - MARGIN);
+        assert_eq!(usable(MARGIN, 100 << 30), 0);
+        assert_eq!(usable(1000, 100 << 30), 0);
+        assert_eq!(usable(1 << 20, 10 << 20), (1 << 20) - (10 << 20) / 100, "a small one");
     }
 
     #[test]

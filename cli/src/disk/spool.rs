@@ -133,6 +133,13 @@ impl Spool {
         &self.parts
     }
 
+    /// Does away with what is being received from a member, but for what is open.
+    pub fn discard_parts(&self, from: &str) {
+        for key in kept(&self.parts).unwrap_or_default().iter().filter(|key| key.from == from) {
+            let _open = Incoming::open(&self.parts, key).and_then(Incoming::discard);
+        }
+    }
+
     /// Metadata that was found and not understood. It stays where it is, with its data.
     #[must_use]
     pub fn ignored(&self) -> &[PathBuf] {

@@ -51,7 +51,7 @@ pub(super) enum Command {
     Members,
     /// Show how the running server is doing.
     Status,
-    /// Send files to a member or a room; who is away gets them later.
+    /// Send files and folders to a member or a room; who is away gets them later.
     SendFile(SendFile),
     /// Rotate the session keys of a member, or of all.
     RotateKeys {
@@ -120,7 +120,7 @@ pub(super) struct SendFile {
     /// A member, or a room with its `#`.
     #[arg(value_name = "NAME|#room")]
     pub(super) to: String,
-    /// Files.
+    /// Files and folders.
     #[arg(required = true)]
     pub(super) paths: Vec<PathBuf>,
 }

@@ -9,7 +9,7 @@ use super::{admin, run};
 use crate::disk;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::key::BootstrapKey;
-use crate::text::{answer, bytes, complain, event, moment, print, span};
+use crate::text::{answer, bytes, complain, event, moment, one_line, print, span};
 use clawchat_core::wire::json::{Json, Object, unbase64};
 use clawchat_core::wire::message::is_name;
 use clawchat_core::wire::secfile::SERVER_NAME_MAX;
@@ -352,7 +352,12 @@ pub(super) fn send_file(common: &Common, what: &SendFile, json: bool) -> Outcome
             Object::new().with("cmd", "send_file").with("to", to.as_str()).with("path", text);
         let reply = need_server(&folder, &request)?;
         let (id, sha256) = (reply.text("id").unwrap_or(""), reply.text("sha256").unwrap_or(""));
-        let size = reply.uint("size").unwrap_or(0);
+        let (size, files) = (reply.uint("size").unwrap_or(0), reply.uint("files").unwrap_or(1));
+        for left_out in reply.list("left_out").unwrap_or_default() {
+            if let Json::Text(what) = left_out {
+                complain(&format!("left out: {}", one_line(what)));
+            }
+        }
         if json {
             print(
                 &event("queued")
@@ -360,8 +365,11 @@ pub(super) fn send_file(common: &Common, what: &SendFile, json: bool) -> Outcome
                     .with("to", to.as_str())
                     .with("id", id)
                     .with("size", size)
+                    .with("files", files)
                     .with("sha256", sha256),
             );
+        } else if full.is_dir() {
+            answer(&format!("{shown} ({}, {files} files) waits for {to}", bytes(size)));
         } else {
             answer(&format!("{shown} ({}) waits for {to}, sha256 {sha256}", bytes(size)));
         }

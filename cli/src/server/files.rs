@@ -2,8 +2,9 @@
 //! have it; what is for the server itself goes to its inbox.
 
 use super::admin;
+use super::operator::{self, Errand, Queue, Queued};
 use super::run::Command;
-use super::spooler::{self, Job, Queue};
+use super::spooler::{self, Job};
 use crate::disk;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::Key;
@@ -18,7 +19,7 @@ use clawchat_core::limits::FILES_TAKEN;
 use clawchat_core::ops::{Chunk, FileFailure, Want};
 use clawchat_core::server::{Event, Server, StoredFile};
 use clawchat_core::time::Now;
-use clawchat_core::wire::json::Object;
+use clawchat_core::wire::json::{Json, Object};
 use clawchat_core::wire::message::{FileError, FileOffer, Recipient, hex};
 use clawchat_mio::Remote;
 use core::time::Duration;
@@ -40,8 +41,8 @@ pub(super) enum News {
     Hashed(Key, Hashed),
     /// A file is durable, and where if it is the server's own; or it could not be made so.
     Kept(TransferId, Result<(StoredFile, Option<PathBuf>), String>),
-    /// A file of the operator is in the spool, to be offered; or it could not be put there.
-    Queued(Result<StoredFile, String>, Option<mpsc::Sender<Object>>),
+    /// What the operator sends from here is in the spool, to be offered; or it could not be put there.
+    Queued(PathBuf, Result<Queued, String>, Option<mpsc::Sender<Object>>),
     /// There is one in the outbox.
     Found(Recipient, PathBuf),
 }
@@ -55,6 +56,8 @@ pub(super) struct Files {
     sessions: BTreeMap<TransferId, SessionId>,
     /// Offers of sessions that have as many files on their way as one may have.
     waiting: VecDeque<(SessionId, TransferId, FileOffer)>,
+    /// Something has ended since they were looked at.
+    has_ended: bool,
     /// What interrupted transfers left: their next ones go on with it.
     left: BTreeMap<Key, Arriving>,
     giving: BTreeMap<TransferId, Source>,
@@ -63,9 +66,12 @@ pub(super) struct Files {
     /// Those that got bytes in this turn.
     touched: BTreeSet<TransferId>,
     room_at: Instant,
-    /// What can't be sent from the outbox, and was said so.
-    complained: BTreeSet<PathBuf>,
+    /// What of the outbox is being put into the spool.
+    leaving: BTreeSet<PathBuf>,
+    /// Why something of it can't be sent, where that was said.
+    complained: BTreeSet<String>,
     jobs: mpsc::Sender<Job>,
+    errands: mpsc::Sender<Errand>,
     remote: Remote<Command>,
     worker: Option<JoinHandle<()>>,
 }
@@ -75,18 +81,23 @@ impl Files {
     pub(super) fn start(spool: Spool, folder: &Path, remote: Remote<Command>) -> Self {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
         let worker = spooler::start(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
+        let (errands, to_run) = mpsc::channel();
+        operator::start(Arc::clone(&spool), folder.join("outbox"), to_run, remote.clone());
         Self {
             spool,
             arriving: BTreeMap::new(),
             sessions: BTreeMap::new(),
             waiting: VecDeque::new(),
+            has_ended: false,
             left: BTreeMap::new(),
             giving: BTreeMap::new(),
             complete: BTreeMap::new(),
             touched: BTreeSet::new(),
             room_at: Instant::now(),
+            leaving: BTreeSet::new(),
             complained: BTreeSet::new(),
             jobs,
+            errands,
             remote,
             worker: Some(worker),
         }
@@ -116,6 +127,11 @@ impl Files {
         let _gone = self.jobs.send(job);
     }
 
+    fn run(&self, errand: Errand) {
+        // The same.
+        let _gone = self.errands.send(errand);
+    }
+
     /// A member has a file that the spool keeps for it.
     pub(super) fn delivered(&self, op: OpId, from: String, id: ChatId, by: String) {
         self.work(Job::Delivered(op, (from, id), by));
@@ -125,8 +141,8 @@ impl Files {
     pub(super) fn event(&mut self, server: &mut Server, now: Now, event: &Event) -> bool {
         match event {
             Event::FileOffered { transfer, session, offer } => {
-                self.waiting.push_back((*session, *transfer, offer.clone()));
-                self.take_waiting(server, now);
+                let offer = (*session, *transfer, offer.clone());
+                self.take_some(server, now, VecDeque::from([offer]));
             }
             Event::FileComplete { transfer, file } => {
                 if let Some(arriving) = self.arriving.get_mut(transfer) {
@@ -147,19 +163,28 @@ impl Files {
         true
     }
 
-    /// Takes the offers whose sessions may have another file on its way: the others wait, and so do
-    /// those who made them.
-    fn take_waiting(&mut self, server: &mut Server, now: Now) {
-        for (session, transfer, offer) in core::mem::take(&mut self.waiting) {
-            let on_their_way = self
-                .sessions
-                .iter()
-                .filter(|(other, of)| **of == session && self.arriving.contains_key(other));
+    /// Takes those of some offers whose sessions may have another file on its way: the others wait, and so
+    /// do those who made them.
+    fn take_some(
+        &mut self,
+        server: &mut Server,
+        now: Now,
+        offers: VecDeque<(SessionId, TransferId, FileOffer)>,
+    ) {
+        let mut on_their_way: BTreeMap<SessionId, usize> = BTreeMap::new();
+        let mut lists: BTreeSet<String> = BTreeSet::new();
+        for (transfer, Arriving { offer, .. }) in &self.arriving {
+            if let Some(session) = self.sessions.get(transfer) {
+                *on_their_way.entry(*session).or_default() += 1;
+            }
+            if Folders::is_list(offer) {
+                lists.insert(offer.from.clone());
+            }
+        }
+        for (session, transfer, offer) in offers {
+            let many = on_their_way.entry(session).or_default();
             // A list of a folder comes before the files in it.
-            let behind = self.arriving.values().any(|Arriving { offer: other, .. }| {
-                other.from == offer.from && Folders::is_list(other)
-            });
-            if behind || on_their_way.count() >= FILES_TAKEN {
+            if *many >= FILES_TAKEN || lists.contains(&offer.from) {
                 self.waiting.push_back((session, transfer, offer));
                 continue;
             }
@@ -167,9 +192,21 @@ impl Files {
             if let Err(reason) = self.take(server, now, transfer, &offer) {
                 server.cancel_file(now, transfer, &reason);
             }
+            if self.arriving.contains_key(&transfer) {
+                *many += 1;
+                if Folders::is_list(&offer) {
+                    lists.insert(offer.from);
+                }
+            }
         }
         let arriving = &self.arriving;
         self.sessions.retain(|transfer, _| arriving.contains_key(transfer));
+    }
+
+    /// A transfer is no longer on its way: those that wait for that are looked at again.
+    fn no_longer(&mut self, transfer: TransferId) -> Option<Arriving> {
+        self.has_ended = true;
+        self.arriving.remove(&transfer)
     }
 
     /// Takes an offer, as far as there is room for it.
@@ -221,7 +258,7 @@ impl Files {
     fn judge(&mut self, server: &mut Server, now: Now, transfer: TransferId) {
         let Some(right) = self.arriving.get(&transfer).and_then(Arriving::verdict) else { return };
         let (Some(arriving), Some(file)) =
-            (self.arriving.remove(&transfer), self.complete.remove(&transfer))
+            (self.no_longer(transfer), self.complete.remove(&transfer))
         else {
             return;
         };
@@ -238,7 +275,7 @@ impl Files {
         self.giving.remove(&transfer);
         self.complete.remove(&transfer);
         self.waiting.retain(|(_, other, _)| *other != transfer);
-        let Some(mut arriving) = self.arriving.remove(&transfer) else { return };
+        let Some(mut arriving) = self.no_longer(transfer) else { return };
         if matches!(result, Err(FileFailure::Cancelled(_))) {
             self.work(Job::Discard(Box::new(arriving.into_incoming())));
             return;
@@ -276,7 +313,11 @@ impl Files {
             }
             News::Kept(transfer, Ok((file, path))) => {
                 if let Some(path) = path {
-                    complain(&format!("file from {}: {}", file.offer.from, path.display()));
+                    let (from, sha256) = (&file.offer.from, hex(&file.sha256));
+                    complain(&format!(
+                        "file from {from}: {}, sha256 {sha256} verified",
+                        path.display()
+                    ));
                 }
                 server.file_checked(now, transfer, Ok(file));
             }
@@ -284,34 +325,66 @@ impl Files {
                 complain(&what);
                 server.file_checked(now, transfer, Err(FileError::Disk));
             }
-            News::Queued(Ok(file), reply) => {
-                let answer = Object::new()
-                    .with("ok", true)
-                    .with("id", file.offer.id.to_string())
-                    .with("size", file.offer.size)
-                    .with("sha256", hex(&file.sha256))
-                    .with("to", list(file.to.iter().map(String::as_str)));
-                server.keep_file(file);
-                reply.into_iter().for_each(|reply| drop(reply.send(answer.clone())));
+            News::Queued(path, queued, reply) => {
+                self.leaving.remove(&path);
+                self.queued(server, queued, reply.as_ref());
             }
-            News::Queued(Err(what), Some(reply)) => {
-                let _gone = reply.send(admin::refuse(Exit::CannotWrite, &what, None));
-            }
-            News::Queued(Err(what), None) => complain(&what),
             News::Found(to, path) => self.send_from_outbox(server, to, path),
+        }
+    }
+
+    /// What the operator sends is offered, and said to be.
+    fn queued(
+        &mut self,
+        server: &mut Server,
+        queued: Result<Queued, String>,
+        reply: Option<&mpsc::Sender<Object>>,
+    ) {
+        let answer = match queued {
+            Ok(Queued { files, folder, left_out }) => {
+                // The list of a folder is no file of it.
+                let content = files.iter().skip(usize::from(folder));
+                let (size, count) =
+                    (content.clone().map(|file| file.offer.size).sum::<u64>(), content.len());
+                let first = files.first().map(|file| {
+                    Object::new()
+                        .with("ok", true)
+                        .with("id", file.offer.id.to_string())
+                        .with("size", size)
+                        .with("sha256", hex(&file.sha256))
+                        .with("to", list(file.to.iter().map(String::as_str)))
+                        .with("files", count as u64)
+                        .with("left_out", left_out.into_iter().map(Json::from).collect::<Vec<_>>())
+                });
+                let kept = files.into_iter().filter(|file| !server.keep_file(file.clone())).count();
+                first.filter(|_| kept == 0).unwrap_or_else(|| {
+                    admin::refuse(Exit::CannotWrite, "the server keeps no more files", None)
+                })
+            }
+            Err(what) => {
+                // What is in the outbox is tried again every few seconds.
+                if reply.is_none() && self.complained.insert(what.clone()) {
+                    complain(&what);
+                }
+                admin::refuse(Exit::CannotWrite, &what, None)
+            }
+        };
+        if let Some(reply) = reply {
+            let _gone = reply.send(answer);
         }
     }
 
     /// Sends what the operator put into the outbox.
     fn send_from_outbox(&mut self, server: &Server, to: Recipient, path: PathBuf) {
-        match server.recipients(&to) {
-            Some(members) => {
-                self.work(Job::Queue(Queue { to, members, path, consume: true, reply: None }));
+        if let Some(members) = server.recipients(&to) {
+            if self.leaving.insert(path.clone()) {
+                self.run(Errand::Queue(Queue { to, members, path, consume: true, reply: None }));
             }
-            None if self.complained.insert(path.clone()) => {
-                complain(&format!("{}: there is no {to}", path.display()));
-            }
-            None => {}
+            return;
+        }
+        let what = format!("{}: there is no {to}", path.display());
+        if self.complained.insert(what.clone()) {
+            complain(&what);
         }
     }
 
@@ -327,7 +400,7 @@ impl Files {
         match to.and_then(|to| server.recipients(&to).map(|members| (to, members))) {
             Some((to, members)) => {
                 let reply = Some(reply);
-                self.work(Job::Queue(Queue { to, members, path, consume: false, reply }));
+                self.run(Errand::Queue(Queue { to, members, path, consume: false, reply }));
             }
             None => {
                 let what = "there is no such member or room, or nobody in it";
@@ -345,7 +418,7 @@ impl Files {
             let size = arriving.offer.size;
             complain(&format!("a file of {} can't be stored: {}", bytes(size), disk::plain(error)));
             // What is durable of it counts when it is offered again.
-            self.arriving.remove(&chunk.transfer);
+            self.no_longer(chunk.transfer);
         }
         stored.is_ok()
     }
@@ -357,18 +430,19 @@ impl Files {
                 Ok(Some(checkpoint)) => self.work(Job::Save(checkpoint)),
                 Ok(None) => {}
                 Err(_) => {
-                    self.arriving.remove(&transfer);
+                    self.no_longer(transfer);
                     server.file_checked(now, transfer, Err(FileError::Disk));
                 }
             }
         }
-        if !self.waiting.is_empty() {
-            self.take_waiting(server, now);
+        if core::mem::take(&mut self.has_ended) && !self.waiting.is_empty() {
+            let waiting = core::mem::take(&mut self.waiting);
+            self.take_some(server, now, waiting);
         }
         if self.room_at.elapsed() >= ROOM_EVERY {
             self.room_at = Instant::now();
             self.look_for_room(server, now);
-            self.work(Job::Scan);
+            self.run(Errand::Scan);
         }
     }
 

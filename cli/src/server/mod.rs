@@ -7,6 +7,7 @@ mod compromising;
 mod files;
 pub mod journal;
 mod offline;
+mod operator;
 mod resources;
 mod run;
 mod spooler;

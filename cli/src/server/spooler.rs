@@ -1,14 +1,11 @@
-//! The thread that does for files what takes long: makes them durable, passes what has gone to all, and
-//! fetches what the operator sends.
+//! The thread that does for files what takes long: makes them durable, and passes what has gone to all.
 
 use super::files::News;
 use super::run::Command;
 use crate::disk;
 use crate::disk::folders::Folders;
-use crate::disk::incoming::{Checkpoint, Incoming, Key};
+use crate::disk::incoming::{Checkpoint, Incoming};
 use crate::disk::recent::Recent;
-use crate::disk::room::Room;
-use crate::disk::source::Source;
 use crate::disk::spool::{Meta, Spool};
 use crate::failure::Outcome;
 use crate::text::complain;
@@ -17,11 +14,9 @@ use clawchat_core::limits::{FILE_AGE, FILES_REMEMBERED};
 use clawchat_core::ops;
 use clawchat_core::server::StoredFile;
 use clawchat_core::time::UnixMs;
-use clawchat_core::wire::json::Object;
-use clawchat_core::wire::message::{FileOffer, Recipient, SERVER_MEMBER, is_file_name};
+use clawchat_core::wire::message::{FileOffer, Recipient, SERVER_MEMBER};
 use clawchat_mio::Remote;
 use core::time::Duration;
-use sha2::{Digest as _, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -32,10 +27,6 @@ use std::time::Instant;
 const QUOTA: u64 = 10 << 30;
 /// How often it is looked for parts that nobody goes on with.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
-/// Bytes copied at a time.
-const COPY: usize = 1 << 20;
-/// What lies in the outbox untouched for so long is whole.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// Work for the thread.
 #[derive(Debug)]
@@ -45,30 +36,14 @@ pub(super) enum Job {
     Discard(Box<Incoming>),
     /// A member has a file, or wants it no more.
     Delivered(OpId, FileName, String),
-    /// Puts a file of the operator into the spool.
-    Queue(Queue),
-    /// Looks into the outbox.
-    Scan,
     Stop,
-}
-
-/// A file of the operator.
-#[derive(Debug)]
-pub(super) struct Queue {
-    pub(super) to: Recipient,
-    pub(super) members: Vec<String>,
-    pub(super) path: PathBuf,
-    /// It is taken from where it is.
-    pub(super) consume: bool,
-    /// Who asked for it.
-    pub(super) reply: Option<mpsc::Sender<Object>>,
 }
 
 /// Sender and id of a file.
 type FileName = (String, ChatId);
 
 /// A stored file as the spool keeps it.
-fn meta(file: &StoredFile) -> Meta {
+pub(super) fn meta(file: &StoredFile) -> Meta {
     Meta {
         id: file.offer.id.0,
         from: file.offer.from.clone(),
@@ -154,21 +129,6 @@ pub(super) fn start(
                     let outcome = if done { ops::Outcome::Done } else { ops::Outcome::Failed };
                     let _gone = remote.complete(op, outcome);
                 }
-                Job::Queue(Queue { to, members, path, consume, reply }) => {
-                    let queued = queue(&spool, to, members, &path).map_err(|error| {
-                        format!("cannot send {}: {}", path.display(), disk::plain(&error))
-                    });
-                    if queued.is_ok() && consume {
-                        // One that can't be removed is sent again: better than lost.
-                        let _left = std::fs::remove_file(&path);
-                    }
-                    let _gone = remote.command(Command::File(News::Queued(queued, reply)));
-                }
-                Job::Scan => {
-                    for (to, path) in scan(&folder.join("outbox")) {
-                        let _gone = remote.command(Command::File(News::Found(to, path)));
-                    }
-                }
                 Job::Stop => return,
             }
         }
@@ -223,79 +183,4 @@ fn delivered(spool: &Spool, from: &str, id: ChatId, by: &str) -> io::Result<()> 
     } else {
         spool.set_recipients(from, &id.0, &meta.recipients)
     }
-}
-
-/// Copies a file into the spool, hashing it on the way.
-fn queue(
-    spool: &Spool,
-    to: Recipient,
-    members: Vec<String>,
-    path: &Path,
-) -> io::Result<StoredFile> {
-    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_file_name(name));
-    let name = name.ok_or_else(|| refused("receivers take no file of this name"))?.to_owned();
-    let source = Source::open(path)?;
-    let (size, mut id) = (source.size(), [0; 16]);
-    getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
-    if let Room::Missing { needs, has } = spool.room_for(size) {
-        return Err(refused(&format!("the quota has {has} bytes left of {needs}")));
-    }
-    let from = SERVER_MEMBER.to_owned();
-    let key = Key { from: from.clone(), id, size };
-    let mut incoming = Incoming::open(spool.parts(), &key)?;
-    if let Room::Missing { needs, has } = incoming.reserve()? {
-        incoming.discard()?;
-        return Err(refused(&format!("the disk has {has} bytes left of {needs}")));
-    }
-    let sha256 = match copy(&source, &mut incoming) {
-        Ok(sha256) => sha256,
-        Err(error) => {
-            incoming.discard()?;
-            return Err(error);
-        }
-    };
-    let stored_at = clawchat_mio::clock::now().wall;
-    let offer = FileOffer { id: ChatId(id), name, size, to, from };
-    let file = StoredFile { offer, sha256, to: members, stored_at };
-    spool.add(&meta(&file), incoming)?;
-    Ok(file)
-}
-
-fn refused(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
-}
-
-fn copy(source: &Source, into: &mut Incoming) -> io::Result<[u8; 32]> {
-    let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; COPY]);
-    while at < source.size() {
-        let length = usize::try_from(source.size() - at).unwrap_or(COPY).min(COPY);
-        source.read_at(at, &mut buffer[..length])?;
-        hash.update(&buffer[..length]);
-        into.write(at, &buffer[..length])?;
-        at += length as u64;
-    }
-    source.check().map_err(|changed| refused(&changed.to_string()))?;
-    Ok(hash.finalize().into())
-}
-
-/// The files in the outbox that nobody has touched for a moment: `outbox/@member/FILE` and
-/// `outbox/#room/FILE`.
-fn scan(outbox: &Path) -> Vec<(Recipient, PathBuf)> {
-    let entries = |folder: &Path| {
-        let entries = std::fs::read_dir(folder).into_iter().flatten();
-        entries.filter_map(Result::ok).map(|entry| entry.path())
-    };
-    let ready = |path: &PathBuf| {
-        let meta = std::fs::symlink_metadata(path);
-        let age = meta.as_ref().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
-        meta.is_ok_and(|meta| meta.is_file()) && age.is_some_and(|age| age >= SETTLED)
-    };
-    let mut found = Vec::new();
-    for folder in entries(outbox) {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        if let Some(to) = name.and_then(Recipient::parse) {
-            found.extend(entries(&folder).filter(ready).map(|path| (to.clone(), path)));
-        }
-    }
-    found
 }
