@@ -135,6 +135,22 @@ fn a_folder_arrives_as_it_is() {
     same(&folder.join("2025/a.jpg"), &into.join("photos (2)/2025/a.jpg"));
 }
 
+#[test]
+fn a_folder_is_refused_with_all_that_is_in_it() {
+    let scene = Scene::new();
+    let (folder, into) = (scene.path("photos"), scene.path("got"));
+    std::fs::create_dir_all(folder.join("2026")).unwrap();
+    (0..20).for_each(|index| make(&folder.join(format!("2026/{index}.jpg")), index, 100));
+    drop(Process::start(scene.send("@bob", &[&folder])).end().expect(0));
+    let words = ["get", "photos", "--refuse"];
+    let refused = Process::start(scene.sandbox.client_of(&scene.bob, &words)).end().expect(0);
+    assert!(refused.err.contains("photos/") && refused.err.contains("19.jpg"), "{}", refused.err);
+    let listed = Process::start(scene.sandbox.client_of(&scene.bob, &["ls", "--json"])).end();
+    assert_eq!(listed.expect(0).json()["files"], serde_json::json!([]));
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    assert!(!into.exists() || names(&into).is_empty());
+}
+
 /// The server's own inbox is no worse than a member's folder, whatever interrupts it.
 #[test]
 fn a_folder_for_the_server_arrives_as_it_is() {

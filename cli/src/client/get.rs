@@ -4,6 +4,7 @@ use super::args::{Common, Get};
 use super::link::{Link, Woken};
 use super::shown::Shown;
 use super::taking::Taker;
+use crate::disk;
 use crate::disk::folders::LIST;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{answer, bytes, complain, list, one_line, print};
@@ -36,7 +37,13 @@ pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
     let link = Link::start(common)?;
     smol::block_on(async {
         let info = link.connected(common.timeout).await?;
-        let into = what.output.clone().unwrap_or_else(|| PathBuf::from("."));
+        // The lists of folders that are refused.
+        let lists = what.refuse.then(tempfile::tempdir).transpose();
+        let lists = lists.map_err(|error| disk::cannot_write(&std::env::temp_dir(), &error))?;
+        let into = match &lists {
+            Some(lists) => lists.path().to_owned(),
+            None => what.output.clone().unwrap_or_else(|| PathBuf::from(".")),
+        };
         let mut taker = Taker::new(common, &link, &into)?;
         taker.knows(Shown::received(&info));
         let end = get_all(&mut taker, &link, what).await;
@@ -108,7 +115,9 @@ async fn get_all(taker: &mut Taker<'_>, link: &Link, what: &Get) -> End {
         };
         for (transfer, offer) in others.extract_if(.., wanted).collect::<Vec<_>>() {
             if what.refuse {
-                taker.refuse(transfer, &offer);
+                taker.refuse(transfer, offer);
+                // With the list of a folder its files are known.
+                until = until.max(Instant::now() + OFFERS);
             } else {
                 taker.offered(transfer, offer);
             }

@@ -6,7 +6,7 @@ use super::link::Link;
 use super::progress::Progress;
 use super::shown::Shown;
 use crate::disk;
-use crate::disk::folders::{Folders, PARTS};
+use crate::disk::folders::{Folders, LIST, PARTS};
 use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::failure::{Exit, Failure, Failures, Outcome};
@@ -59,6 +59,8 @@ pub(super) struct Taker<'a> {
     paused: bool,
     /// Files that could not be taken.
     pub(super) failures: Failures,
+    /// What is offered is refused, but for lists of folders.
+    refuses: bool,
     /// How many came.
     pub(super) taken: usize,
 }
@@ -87,6 +89,7 @@ impl<'a> Taker<'a> {
             room_at: Instant::now(),
             paused: false,
             failures: Failures::default(),
+            refuses: false,
             taken: 0,
         })
     }
@@ -150,10 +153,19 @@ impl<'a> Taker<'a> {
         }
     }
 
-    /// Refuses an offer for good.
-    pub(super) fn refuse(&mut self, transfer: TransferId, offer: &FileOffer) {
+    /// Refuses an offer for good. The list of a folder is taken: it names the files that are to be refused.
+    pub(super) fn refuse(&mut self, transfer: TransferId, offer: FileOffer) {
+        self.refuses = true;
+        if Folders::is_list(&offer) {
+            self.offered(transfer, offer);
+            return;
+        }
         self.link.handle.cancel_file(transfer, "refused");
         self.taken += 1;
+        self.tell_refused(&offer);
+    }
+
+    fn tell_refused(&self, offer: &FileOffer) {
         if self.common.json {
             print(
                 &event("refused")
@@ -161,7 +173,9 @@ impl<'a> Taker<'a> {
                     .with("id", offer.id.to_string()),
             );
         } else if !self.common.quiet {
-            complain(&format!("refused: {} from {}", one_line(&offer.name), offer.from));
+            let folder = offer.name.strip_suffix(LIST).map(|name| format!("{name}/"));
+            let name = one_line(folder.as_deref().unwrap_or(&offer.name));
+            complain(&format!("refused: {name} from {}", offer.from));
         }
     }
 
@@ -376,6 +390,10 @@ impl<'a> Taker<'a> {
     }
 
     fn tell_done(&self, transfer: TransferId, offer: &FileOffer, sha256: &[u8; 32], path: &Path) {
+        if self.refuses {
+            self.tell_refused(offer);
+            return;
+        }
         let shown = path.display().to_string();
         if self.common.json {
             print(
