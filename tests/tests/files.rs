@@ -537,6 +537,16 @@ fn a_full_disk_pauses_and_goes_on_once_there_is_room() {
     grow_disk(getting.id(), &into);
     let done = getting.end().expect(0);
     assert!(done.err.lines().any(|line| line.contains("verified")), "{done:?}");
+    // A program hears of it too.
+    drop(Process::start(scene.send("@bob", &[&path])).end().expect(0));
+    let get = scene.get(&into, &["--all", "--json"]);
+    let mut getting = Process::start(on_a_small_disk(&scene, &into, &get));
+    let paused = getting.event("paused");
+    assert_eq!((&paused["why"], &paused["needs"]), (&"disk_full".into(), &3_000_000.into()));
+    assert!(paused["has"].as_u64().unwrap() < 3_000_000);
+    grow_disk(getting.id(), &into);
+    assert_eq!(getting.event("done")["verified"], true);
+    drop(getting.end().expect(0));
 }
 
 #[test]

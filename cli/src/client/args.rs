@@ -109,7 +109,7 @@ pub(super) struct SendFile {
     /// Who they go to: `@server` is the server itself.
     #[arg(long, value_name = "#room|@member", default_value = SendFile::TO)]
     pub(super) to: String,
-    /// Send them no further: what the server has of them goes.
+    /// Send them no further: what the server has of one that is not whole goes.
     #[arg(long)]
     pub(super) cancel: bool,
     /// Files and folders.

@@ -293,7 +293,9 @@ impl<'a> Taker<'a> {
     }
 
     fn pause(&mut self, needs: u64, has: u64) {
-        if !self.paused {
+        if !self.paused && self.common.json {
+            print(&event("paused").with("why", "disk_full").with("needs", needs).with("has", has));
+        } else if !self.paused {
             let shown = self.into.display();
             let (needs, has) = (bytes(needs), bytes(has));
             self.progress.say(&format!("paused: disk full at {shown} (needs {needs}, has {has})"));
