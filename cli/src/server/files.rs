@@ -221,6 +221,9 @@ impl Files {
         let mut arriving = match self.left.remove(&key) {
             Some(left) => left,
             None => {
+                if !server.may_take_file() {
+                    return Err("the server keeps too many files already".to_owned());
+                }
                 if let Room::Missing { needs, has } = self.spool.room_for_part(&key) {
                     return Err(format!("the server's quota has {has} bytes left of {needs}"));
                 }

@@ -124,10 +124,10 @@ impl Files {
         gone.iter().filter_map(told).collect()
     }
 
-    /// Keeps a file for whom it is for. False when it is known, or too many are kept.
+    /// Keeps a file for whom it is for. False when it is known.
     fn keep(&mut self, stored: StoredFile) -> bool {
         let key = (stored.offer.from.clone(), stored.offer.id);
-        if self.known.contains_key(&key) || self.kept.len() >= FILES_KEPT {
+        if self.known.contains_key(&key) {
             return false;
         }
         self.known.insert(key.clone(), (stored.offer.size, stored.sha256));
@@ -380,7 +380,7 @@ impl Server {
 
 impl Server {
     /// Command: takes a file that a member offers: what of it is here, and up to where it may come,
-    /// bytes.
+    /// bytes. For members only while [`Self::may_take_file`].
     ///
     /// # Errors
     /// [`SendError::Closed`] when the offer is gone, [`SendError::Busy`] when it was taken already,
@@ -430,8 +430,15 @@ impl Server {
         }
     }
 
+    /// Getter: whether another file may be taken for members, beside those that are kept or on their way:
+    /// at most 65,536. What is durable is kept in any case.
+    #[must_use]
+    pub fn may_take_file(&self) -> bool {
+        self.files.kept.len() + self.files.transfers.len() < FILES_KEPT
+    }
+
     /// Command: keeps a file for members, which is durable already, and offers it to them. False when it
-    /// is known, or too many are kept.
+    /// is known.
     pub fn keep_file(&mut self, stored: StoredFile) -> bool {
         let to = stored.to.clone();
         let kept = self.files.keep(stored);

@@ -384,6 +384,29 @@ fn a_file_for_the_server_waits_for_nobody() {
     assert_eq!(scene.server.kept_files().count(), 0);
 }
 
+/// A file that its sender was told to be stored is kept, however many there are.
+#[test]
+fn too_many_are_not_taken_rather_than_lost() {
+    let to = vec!["bob".to_string()];
+    let stored = |number: usize| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let (from, name) = ("ann".to_string(), "note".to_string());
+        let offer =
+            FileOffer { id: ChatId(id), name, size: 1, to: Recipient::Member(to[0].clone()), from };
+        StoredFile { offer, sha256: [0; 32], to: to.clone(), stored_at: UnixMs(1) }
+    };
+    let mut config = config(PortChoice::Fixed(HERE.1));
+    config.files = (1..FILES_KEPT).map(stored).collect();
+    let mut scene = Scene::with(config);
+    assert!(scene.server.may_take_file(), "one more");
+    assert!(scene.server.keep_file(stored(0)));
+    assert!(!scene.server.may_take_file());
+    assert!(scene.server.keep_file(stored(FILES_KEPT)), "what is durable is not lost");
+    assert!(!scene.server.keep_file(stored(0)), "once");
+    assert_eq!(scene.server.kept_files().count(), FILES_KEPT + 1);
+}
+
 #[test]
 fn who_is_away_is_offered_it_later_and_once() {
     let mut scene = Scene::new();
