@@ -63,11 +63,14 @@ impl Acks {
         if eliciting {
             self.owed = self.owed.saturating_add(1);
             self.note_row();
+            if self.due.is_some_and(|due| due <= now) {
+                return;
+            }
             let delay = match self.owed {
                 _ if at_once || !in_order => Duration::ZERO,
-                owed if owed >= self.every(len) => Duration::ZERO,
-                owed if owed >= ACK_EVERY => RATE_PAUSE,
-                _ => MAX_ACK_DELAY,
+                ..ACK_EVERY => MAX_ACK_DELAY,
+                owed if self.is_enough(owed, len) => Duration::ZERO,
+                _ => RATE_PAUSE,
             };
             let due = now + delay;
             self.due = Some(self.due.map_or(due, |old| old.min(due)));
@@ -91,13 +94,11 @@ impl Acks {
         self.row >= self.row_needed()
     }
 
-    /// Ack-eliciting packets of so many bytes after which an ACK goes out.
-    fn every(&self, len: usize) -> u16 {
-        if !self.is_at_rate() {
-            return ACK_EVERY;
-        }
-        let packets = u16::try_from(ACK_BYTES / len.max(1)).unwrap_or(u16::MAX);
-        packets.clamp(ACK_EVERY, ACK_EVERY_AT_RATE)
+    /// Whether an ACK goes out for so many packets, two at least, of so many bytes.
+    const fn is_enough(&self, owed: u16, len: usize) -> bool {
+        !self.is_at_rate()
+            || owed >= ACK_EVERY_AT_RATE
+            || len.saturating_mul(owed as usize) >= ACK_BYTES
     }
 
     /// Packets come by another path, whose rate is not known.
