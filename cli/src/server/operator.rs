@@ -93,7 +93,7 @@ pub(super) fn start(
 
 /// Copies what the operator sends into the spool: all of it, or nothing.
 fn queue(spool: &Spool, what: &Queue) -> io::Result<Queued> {
-    let mut copier = Copier { spool, what, files: Vec::new() };
+    let mut copier = Copier { spool, what, files: Vec::new(), sources: Vec::new() };
     let folder = std::fs::symlink_metadata(&what.path)?.is_dir();
     let left_out = if folder {
         copier.folder()
@@ -104,9 +104,7 @@ fn queue(spool: &Spool, what: &Queue) -> io::Result<Queued> {
     match left_out {
         Ok(left_out) => {
             if what.consume {
-                // One that can't be removed is sent again: better than lost.
-                let _left = std::fs::remove_file(&what.path)
-                    .or_else(|_| std::fs::remove_dir_all(&what.path));
+                take_away(&what.path, &copier.sources);
             }
             Ok(Queued { files, folder, left_out })
         }
@@ -124,6 +122,27 @@ struct Copier<'a> {
     spool: &'a Spool,
     what: &'a Queue,
     files: Vec<StoredFile>,
+    /// Where they are.
+    sources: Vec<PathBuf>,
+}
+
+/// Removes what was sent, and folders in which nothing is any more: what came meanwhile is sent next. What
+/// can't be removed is sent again, which is better than lost.
+fn take_away(path: &Path, sources: &[PathBuf]) {
+    for source in sources {
+        let _left = std::fs::remove_file(source);
+    }
+    let (mut ahead, mut folders) = (vec![path.to_owned()], Vec::new());
+    while let Some(folder) = ahead.pop() {
+        if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
+            ahead.extend(entries(&folder));
+            folders.push(folder);
+        }
+    }
+    // Those within others first.
+    for folder in folders.iter().rev() {
+        let _not_empty = std::fs::remove_dir(folder);
+    }
 }
 
 impl Copier<'_> {
@@ -162,7 +181,9 @@ impl Copier<'_> {
             let what = format!("{} was changed since it was looked at", path.display());
             return Err(refused(&what));
         }
-        self.add(name, source.size(), id, |incoming| copy(&source, incoming))
+        self.add(name, source.size(), id, |incoming| copy(&source, incoming))?;
+        self.sources.push(path.to_owned());
+        Ok(())
     }
 
     fn has_room(&self, size: u64) -> io::Result<()> {
@@ -334,6 +355,18 @@ mod tests {
         std::fs::remove_file(path.join("z.bin")).unwrap();
         assert!(send(&spool, &path, true).unwrap().left_out.is_empty());
         assert!(!path.exists() && spool.list().len() == 3);
+    }
+
+    #[test]
+    fn what_came_meanwhile_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = photos(temp.path());
+        let sent = [path.join("a.jpg")];
+        take_away(&path, &sent);
+        assert!(!sent[0].exists() && !path.join("2026/empty").exists());
+        assert!(path.join("2026/b.jpg").exists(), "nobody has sent it");
+        take_away(&path, &[path.join("2026/b.jpg")]);
+        assert!(!path.exists());
     }
 
     #[test]
