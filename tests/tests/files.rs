@@ -363,6 +363,52 @@ fn five_gib_survive_kills() {
     kill_in_between(5 << 30, 10, 3000);
 }
 
+/// Killed just when another has got its name, which is when nobody knows that yet.
+#[test]
+fn killed_between_files_each_comes_once() {
+    let mut scene = Scene::new();
+    let folder = scene.path("notes");
+    std::fs::create_dir(&folder).unwrap();
+    let paths: Vec<_> = (0..60).map(|index| folder.join(format!("{index:02}.txt"))).collect();
+    for (index, path) in paths.iter().enumerate() {
+        make(path, index as u64, 100 * index);
+    }
+    let named: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+    let expected = names(&folder);
+    drop(Process::start(scene.send("@bob", &named)).end().expect(0));
+    let into = scene.path("got");
+    let another = |place: &Path| {
+        let before = names(place).len();
+        let end = expected.len();
+        wait_until("another comes", || names(place).len() > before || before >= end);
+    };
+    for _ in 0..8 {
+        let mut taking = Process::start(scene.get(&into, &["--all"]));
+        another(&into);
+        taking.kill();
+    }
+    drop(Process::start(scene.get(&into, &["--all"])).end().expect(0));
+    assert_eq!(names(&into), expected);
+    // The server itself; a large file keeps the folder from being whole before.
+    std::fs::File::create(folder.join("large.bin")).unwrap().set_len(200 << 20).unwrap();
+    let inbox = scene.sandbox.state().join("inbox");
+    for _ in 0..8 {
+        let mut sending = Process::start(scene.send("@server", &[&folder]));
+        another(&inbox.join("notes"));
+        scene.server.process.kill();
+        sending.kill();
+        scene.serve_again();
+    }
+    let sending = Process::start(scene.send("@server", &[&folder]));
+    drop(sending.end_within(PATIENCE * 10).expect(0));
+    assert_eq!(names(&inbox), ["notes"]);
+    assert_eq!(names(&inbox.join("notes")), names(&folder));
+    for path in &paths {
+        same(path, &into.join(name(path)));
+        same(path, &inbox.join("notes").join(name(path)));
+    }
+}
+
 #[test]
 fn an_interrupted_sender_says_how_to_go_on() {
     let scene = Scene::new();

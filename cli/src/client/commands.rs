@@ -98,7 +98,7 @@ pub(super) fn listen(common: &Common, accept: Option<&Path>) -> Outcome<()> {
     smol::block_on(async {
         let mut taker = accept.map(|into| Taker::new(common, &link, into)).transpose()?;
         let end = listen_on(common, &link, &mut taker).await;
-        if let Some(taker) = taker {
+        if let Some(mut taker) = taker {
             taker.stop();
         }
         match end {

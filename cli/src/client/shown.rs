@@ -61,9 +61,15 @@ impl Shown {
         self.known.contains(&key(&offer.from, &offer.id))
     }
 
-    /// A file lies under its name.
-    pub(super) fn note_file(&mut self, offer: &FileOffer) {
-        self.note_key(key(&offer.from, &offer.id));
+    /// A file, by its sender and id, lies under its name.
+    pub(super) fn note_file(&mut self, from: &str, id: &ChatId) {
+        self.note_key(key(from, id));
+    }
+
+    /// Where this is kept; nothing where there is no place for it.
+    pub(super) fn place(&self) -> String {
+        let path = self.list.as_ref().map(Recent::path);
+        path.map_or_else(String::new, |path| path.to_string_lossy().into_owned())
     }
 
     /// A chat stands on the screen.

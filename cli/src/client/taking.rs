@@ -5,10 +5,10 @@ use super::args::Common;
 use super::link::Link;
 use super::progress::Progress;
 use super::shown::Shown;
-use crate::disk;
 use crate::disk::folders::{Folders, LIST, PARTS};
 use crate::disk::incoming::Key;
 use crate::disk::room::Room;
+use crate::disk::{self, receipt};
 use crate::failure::{Exit, Failure, Failures, Outcome};
 use crate::files::{Arriving, Hashed, key_of};
 use crate::text::{bytes, complain, event, one_line, print};
@@ -102,6 +102,22 @@ impl<'a> Taker<'a> {
     /// What this device has received before.
     pub(super) fn knows(&mut self, received: Shown) {
         self.received = received;
+        // What a process before this one placed, and was killed before it noted that.
+        for (key, note, receipt) in receipt::of_placed(&self.into.join(PARTS)) {
+            let note = String::from_utf8_lossy(&note);
+            let Some((place, name)) = note.rsplit_once('\n') else { continue };
+            // Of another server, it waits for a session with that.
+            if place != self.received.place() {
+                continue;
+            }
+            let (file, is_list) =
+                ((key.from, ChatId(key.id)), Folders::is_list_named(name, key.size));
+            // A list whose folder was not made comes again.
+            if !is_list || self.folders.has_list(&file) {
+                self.received.note_file(&file.0, &file.1);
+            }
+            receipt.noted();
+        }
     }
 
     /// Whether a file, by its sender and id, belongs to a folder on its way.
@@ -146,7 +162,7 @@ impl<'a> Taker<'a> {
                 None
             }
             Event::Connected { ref info, .. } => {
-                self.received = Shown::received(info);
+                self.knows(Shown::received(info));
                 Some(what)
             }
             other => Some(other),
@@ -369,9 +385,10 @@ impl<'a> Taker<'a> {
     ) {
         let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
         let folder = self.folders.folder_for(offer);
-        let placed = smol::unblock(move || incoming.place(&folder?, &name)).await;
-        let path = match placed {
-            Ok(path) => path,
+        let note = format!("{}\n{name}", self.received.place()).into_bytes();
+        let placed = smol::unblock(move || incoming.place(&folder?, &name, &note)).await;
+        let (path, receipt) = match placed {
+            Ok(placed) => placed,
             Err(error) => {
                 self.link.handle.file_checked(transfer, Err(FileError::Disk));
                 let name = one_line(&offer.name);
@@ -380,14 +397,17 @@ impl<'a> Taker<'a> {
                 return;
             }
         };
-        self.received.note_file(offer);
-        self.link.handle.file_checked(transfer, Ok(()));
-        self.done += offer.size;
-        self.taken += 1;
         let folder = self.folders.placed(offer, &path).unwrap_or_else(|failure| {
             self.failures.push(failure);
             None
         });
+        // After that: a list that is known has its folder.
+        self.received.note_file(&offer.from, &offer.id);
+        receipt.noted();
+        self.folders.settle();
+        self.link.handle.file_checked(transfer, Ok(()));
+        self.done += offer.size;
+        self.taken += 1;
         self.tell_done(transfer, offer, &sha256, folder.as_deref().unwrap_or(&path));
     }
 
@@ -444,10 +464,10 @@ impl<'a> Taker<'a> {
     }
 
     /// Makes durable what is here; how many files are not whole.
-    pub(super) fn stop(&self) -> usize {
+    pub(super) fn stop(&mut self) -> usize {
         self.progress.end();
         self.link.files.save_all();
-        self.folders.tidy();
+        self.folders.settle();
         self.active.len() + self.waiting.len() + self.left.len()
     }
 }

@@ -1,12 +1,13 @@
 //! Folders that come: their lists say where the files in them go (docs/files.md).
 
 use super::folder::{MANIFEST_MAX, Manifest};
-use super::{cannot_write, write_private};
+use super::{cannot_write, parts, write_private};
 use crate::failure::Outcome;
 use crate::text::complain;
 use clawchat_core::id::ChatId;
 use clawchat_core::wire::json::Object;
 use clawchat_core::wire::message::FileOffer;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
@@ -20,6 +21,8 @@ pub const PARTS: &str = ".clawchat-parts";
 /// Files that folders of one sender may miss in all: beyond that his oldest folder is no longer put
 /// together, and its files come side by side.
 const MISSING_MAX: usize = 100_000;
+/// A list without its folder is left of a crash once it is so old: another process may be about to make it.
+const ORPHAN: Duration = Duration::from_secs(3600);
 
 /// The folders that are on their way to one place.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ impl Folders {
     #[must_use]
     pub fn open(into: &Path) -> Self {
         let mut all = Self { into: into.to_owned(), folders: Vec::new() };
+        remove_orphans(&into.join(PARTS));
         for folder in begun(&into.join(PARTS)) {
             all.push(folder);
         }
@@ -42,13 +46,25 @@ impl Folders {
     /// Whether an offer is one of a folder's list.
     #[must_use]
     pub fn is_list(offer: &FileOffer) -> bool {
-        offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64
+        Self::is_list_named(&offer.name, offer.size)
+    }
+
+    /// The same of an offer's name and its size, bytes.
+    #[must_use]
+    pub fn is_list_named(name: &str, size: u64) -> bool {
+        name.ends_with(LIST) && size <= MANIFEST_MAX as u64
     }
 
     /// Whether a file, by its sender and id, belongs to a folder on its way.
     #[must_use]
     pub fn has(&self, key: &(String, ChatId)) -> bool {
         self.folders.iter().any(|folder| folder.place(key).is_some())
+    }
+
+    /// Whether the folder of a list, by its sender and id, has been made, and its files are on their way.
+    #[must_use]
+    pub fn has_list(&self, (from, id): &(String, ChatId)) -> bool {
+        self.folders.iter().any(|folder| folder.is_of(from, *id))
     }
 
     /// The folder that a file goes to.
@@ -68,21 +84,30 @@ impl Folders {
     }
 
     /// A file is in its place, `path`. If it was a folder's list: its folders are made, and this is where.
-    /// A list that is none is a file like others.
+    /// A list that is none is a file like others. One that is known is not made twice.
+    ///
+    /// [`Self::settle`] once that is noted.
     ///
     /// # Errors
     /// 73: the folders can't be made, and the files will come side by side.
     pub fn placed(&mut self, offer: &FileOffer, path: &Path) -> Outcome<Option<PathBuf>> {
         if !Self::is_list(offer) {
             let key = (offer.from.clone(), offer.id);
-            self.folders.retain_mut(|folder| folder.misses_more_than(&key));
+            self.folders.iter_mut().for_each(|folder| folder.has_got(&key));
             return Ok(None);
+        }
+        if let Some(known) = self.folders.iter().find(|other| other.is_of(&offer.from, offer.id)) {
+            if known.list != path {
+                // One that stays is of no folder.
+                let _left = std::fs::remove_file(path);
+            }
+            return Ok(Some(known.root.clone()));
         }
         let read = std::fs::read(path).ok().and_then(|bytes| Manifest::parse(&bytes));
         let Some(manifest) = read else { return Ok(None) };
         let made = manifest.make_folders(&self.into);
         let root = made.map_err(|error| cannot_write(&self.into, &error))?;
-        let folder = Folder::new(path.to_owned(), &offer.from, root.clone(), &manifest);
+        let folder = Folder::new(path.to_owned(), offer.id, &offer.from, root.clone(), &manifest);
         // The next process goes on with it.
         if let Err(failure) = folder.keep() {
             complain(&failure.to_string());
@@ -93,11 +118,7 @@ impl Folders {
 
     fn push(&mut self, folder: Folder) {
         let from = folder.from.clone();
-        if folder.missing.is_empty() {
-            folder.forget();
-        } else {
-            self.folders.push(folder);
-        }
+        self.folders.push(folder);
         loop {
             let mut own = self.folders.iter().enumerate().filter(|(_, other)| other.from == from);
             let missing: usize = own.clone().map(|(_, other)| other.missing.len()).sum();
@@ -108,8 +129,16 @@ impl Folders {
         }
     }
 
-    /// Removes the folder of partial files, unless anything is in it.
-    pub fn tidy(&self) {
+    /// What was placed is noted: folders that miss nothing are forgotten, and so is the folder of partial
+    /// files unless anything is in it.
+    pub fn settle(&mut self) {
+        self.folders.retain(|folder| {
+            let misses = !folder.missing.is_empty();
+            if !misses {
+                folder.forget();
+            }
+            misses
+        });
         let _stays = std::fs::remove_dir(self.into.join(PARTS));
     }
 }
@@ -119,6 +148,8 @@ impl Folders {
 struct Folder {
     /// Its list, which lies among the partial files until all of them are here.
     list: PathBuf,
+    /// The id of the list's offer.
+    id: ChatId,
     from: String,
     root: PathBuf,
     /// Where each that is missing goes.
@@ -126,14 +157,19 @@ struct Folder {
 }
 
 impl Folder {
-    fn new(list: PathBuf, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
+    fn new(list: PathBuf, id: ChatId, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
         let place = |path: &str| {
             let path = root.join(path);
             path.parent().map_or_else(|| root.clone(), Path::to_owned)
         };
         let files = manifest.files.iter();
         let missing = files.map(|file| (ChatId(file.id), place(&file.path))).collect();
-        Self { list, from: from.to_owned(), root, missing }
+        Self { list, id, from: from.to_owned(), root, missing }
+    }
+
+    /// Whether this is the folder of a list.
+    fn is_of(&self, from: &str, id: ChatId) -> bool {
+        self.from == from && self.id == id
     }
 
     /// Where a file of it goes.
@@ -141,19 +177,18 @@ impl Folder {
         self.missing.get(id).filter(|_| self.from == *from).cloned()
     }
 
-    /// A file is in its place; whether others are missing. With the last one the list goes.
-    fn misses_more_than(&mut self, (from, id): &(String, ChatId)) -> bool {
-        if self.from == *from && self.missing.remove(id).is_some() && self.missing.is_empty() {
-            self.forget();
-            return false;
+    /// A file is in its place.
+    fn has_got(&mut self, (from, id): &(String, ChatId)) {
+        if self.from == *from {
+            self.missing.remove(id);
         }
-        true
     }
 
     /// Beside its list: what the next process has to know.
     fn keep(&self) -> Outcome<()> {
         let object = Object::new()
             .with("from", self.from.as_str())
+            .with("id", self.id.to_string())
             .with("root", self.root.to_string_lossy().as_ref());
         write_private(&place_of(&self.list), &object.encode(), true)
     }
@@ -170,6 +205,16 @@ fn place_of(list: &Path) -> PathBuf {
     list.with_extension("place")
 }
 
+/// Removes lists whose folder was never made: they came again.
+fn remove_orphans(parts: &Path) {
+    for name in parts::names(parts).unwrap_or_default() {
+        let path = parts.join(&name);
+        if name.ends_with(LIST) && !place_of(&path).exists() && parts::is_old(&path, ORPHAN) {
+            let _left = parts::remove(&path);
+        }
+    }
+}
+
 /// Folders that were begun before.
 fn begun(parts: &Path) -> Vec<Folder> {
     let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
@@ -178,7 +223,8 @@ fn begun(parts: &Path) -> Vec<Folder> {
         let list = place.with_extension(LIST.trim_start_matches('.'));
         let manifest = Manifest::parse(&std::fs::read(&list).ok()?)?;
         let root = PathBuf::from(object.text("root").ok()?);
-        let mut folder = Folder::new(list, object.text("from").ok()?, root.clone(), &manifest);
+        let (from, id) = (object.text("from").ok()?, ChatId::parse(object.text("id").ok()?)?);
+        let mut folder = Folder::new(list, id, from, root.clone(), &manifest);
         // What is there was placed before.
         for file in &manifest.files {
             if root.join(&file.path).exists() {

@@ -4,9 +4,10 @@
 //! only once they are, so that a power cut at any moment loses bytes but never lies about them.
 
 use super::place::{self, invalid, set_mode};
+use super::receipt::{self, Receipt};
 use super::room::{self, Room};
 use super::window::Window;
-use super::{have, parts};
+use super::{folder_of, have, parts};
 use crate::process::left_by_umask;
 use clawchat_core::ranges::RangeSet;
 use clawchat_core::wire::message::is_file_name;
@@ -18,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use super::parts::{Key, kept, sweep};
+pub use super::parts::{Key, kept, make_private, sweep};
 
 /// Pieces of so many bytes are written as they come: joining them would cost more than it saves.
 const DIRECT: usize = 32 * 1024;
@@ -87,6 +88,9 @@ impl Incoming {
         let (part, have) = key.paths(parts)?;
         DirBuilder::new().recursive(true).mode(0o700).create(parts)?;
         let file = parts::lock(&part, true)?;
+        receipt::forget(parts, key)?;
+        // A crash may have left it as it was to be in its place.
+        set_mode(&file, 0o600)?;
         let length = file.metadata()?.len();
         if length > key.size {
             file.set_len(key.size)?;
@@ -241,15 +245,30 @@ impl Incoming {
     /// From another disk it is copied: that can fail for want of room there. A file that could not be
     /// placed can be opened again, and is whole.
     ///
+    /// Until the receipt is told that `note` is noted, [`receipt::of_placed`] gives it to the next process.
+    ///
     /// # Errors
     /// `InvalidInput` when it is not whole, or for a name that PROTOCOL 5.6 refuses; the operating
     /// system's.
-    pub fn place(mut self, folder: &Path, name: &str) -> io::Result<PathBuf> {
+    pub fn place(
+        mut self,
+        folder: &Path,
+        name: &str,
+        note: &[u8],
+    ) -> io::Result<(PathBuf, Receipt)> {
         if !is_file_name(name) {
             return Err(invalid(format!("{name:?} can't be the name of a received file")));
         }
         self.settle(left_by_umask(0o644))?;
-        let placed = place::place(&self.paths.part, folder, name);
+        let receipt = receipt::write(&folder_of(&self.paths.part), &self.key, note);
+        let placed =
+            receipt.and_then(|receipt| match place::place(&self.paths.part, folder, name) {
+                Ok(path) => Ok((path, receipt)),
+                Err(error) => {
+                    receipt.void();
+                    Err(error)
+                }
+            });
         self.handed_over(placed)
     }
 

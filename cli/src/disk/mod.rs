@@ -8,6 +8,7 @@ pub mod incoming;
 mod manifest;
 mod parts;
 pub mod place;
+pub mod receipt;
 pub mod recent;
 pub mod room;
 pub mod source;

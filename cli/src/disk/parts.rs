@@ -1,6 +1,7 @@
 //! The folder of partial files: their names, their locks, and what is left of them.
 
-use super::{TEMPORARY, place::invalid};
+use super::TEMPORARY;
+use super::place::{invalid, set_mode};
 use clawchat_core::id::ChatId;
 use clawchat_core::wire::message::{hex, is_name};
 use core::time::Duration;
@@ -27,17 +28,27 @@ pub struct Key {
 const PART: &str = ".part";
 /// How the name of its sidecar ends.
 const HAVE: &str = ".have";
+/// How the name of its receipt ends.
+const RECEIPT: &str = ".receipt";
 
 impl Key {
     /// Paths of the partial file and of its sidecar.
     ///
     /// The name of a member may consist of dots, but not a name that goes on after it.
     pub(super) fn paths(&self, parts: &Path) -> io::Result<(PathBuf, PathBuf)> {
+        Ok((self.path(parts, PART)?, self.path(parts, HAVE)?))
+    }
+
+    /// Path of its receipt.
+    pub(super) fn receipt(&self, parts: &Path) -> io::Result<PathBuf> {
+        self.path(parts, RECEIPT)
+    }
+
+    fn path(&self, parts: &Path, end: &str) -> io::Result<PathBuf> {
         if !is_name(&self.from) || i64::try_from(self.size).is_err() {
             return Err(invalid(format!("no file of {} bytes from {:?}", self.size, self.from)));
         }
-        let stem = format!("{}-{}-{}", self.from, hex(&self.id), self.size);
-        Ok((parts.join(format!("{stem}{PART}")), parts.join(format!("{stem}{HAVE}"))))
+        Ok(parts.join(format!("{}-{}-{}{end}", self.from, hex(&self.id), self.size)))
     }
 
     /// Reads the name of a partial file, or of a sidecar.
@@ -87,6 +98,28 @@ pub fn kept(parts: &Path) -> io::Result<Vec<Key>> {
     Ok(names(parts)?.iter().filter_map(|name| Key::parse(name, PART)).collect())
 }
 
+/// Takes from all others the right to partial files that a crash left with the permissions that they were
+/// about to have in their places.
+///
+/// # Errors
+/// The operating system's.
+pub fn make_private(parts: &Path) -> io::Result<()> {
+    for key in kept(parts)? {
+        match lock(&key.paths(parts)?.0, false) {
+            // Whoever has it sees to it.
+            Err(error) if is_any(&error, &[io::ErrorKind::WouldBlock, io::ErrorKind::NotFound]) => {
+            }
+            file => set_mode(&file?, 0o600)?,
+        }
+    }
+    Ok(())
+}
+
+/// The receipts in a folder, in no order.
+pub(super) fn receipts(parts: &Path) -> io::Result<Vec<Key>> {
+    Ok(names(parts)?.iter().filter_map(|name| Key::parse(name, RECEIPT)).collect())
+}
+
 /// Removes partial files, with their sidecars, that nobody has touched for `older_than` and that are
 /// not being received, and what a crash left of sidecars for as long; how many partial files.
 ///
@@ -116,10 +149,13 @@ fn sweep_one(parts: &Path, name: &str, older_than: Duration) -> io::Result<bool>
             }
             locked => locked?,
         };
+        // First: without the partial file it would say that the file has its name.
+        remove(&key.receipt(parts)?)?;
         remove(&part)?;
         return remove(&have).map(|()| true);
     }
     let of_none = Key::parse(name, HAVE)
+        .or_else(|| Key::parse(name, RECEIPT))
         .is_some_and(|key| key.paths(parts).is_ok_and(|(part, _)| !part.exists()));
     let path = parts.join(name);
     if (of_none || name.starts_with(TEMPORARY)) && is_old(&path, older_than) {
@@ -154,7 +190,7 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Whether a file was last written so long ago. One from the future was written just now.
-fn is_old(path: &Path, older_than: Duration) -> bool {
+pub(super) fn is_old(path: &Path, older_than: Duration) -> bool {
     let age = |modified| SystemTime::now().duration_since(modified).unwrap_or_default();
     let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
     modified.is_ok_and(|modified| age(modified) >= older_than)

@@ -31,6 +31,12 @@ impl Recent {
         (recent, newest)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The newest good lines, and whether the last one was written to its end.
     fn read(&mut self) -> Option<(Vec<String>, bool)> {
         let bytes = read_private(&self.path).ok()?;

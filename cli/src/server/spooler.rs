@@ -2,11 +2,11 @@
 
 use super::files::News;
 use super::run::Command;
-use crate::disk;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming};
 use crate::disk::recent::Recent;
 use crate::disk::spool::{Meta, Spool};
+use crate::disk::{self, receipt};
 use crate::failure::Outcome;
 use crate::text::complain;
 use clawchat_core::id::{ChatId, OpId, TransferId};
@@ -65,7 +65,9 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
         disk::make_private_folder(&folder.join(part))?;
     }
     let path = folder.join("spool");
-    for kept in [&path, &path.join("parts")] {
+    let parts = path.join("parts");
+    disk::incoming::make_private(&parts).map_err(|error| disk::cannot_write(&parts, &error))?;
+    for kept in [&path, &parts] {
         let entries = std::fs::read_dir(kept).map_err(|error| disk::cannot_write(kept, &error))?;
         for entry in entries.filter_map(Result::ok) {
             disk::check_private(&entry.path())?;
@@ -73,15 +75,6 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
     }
     let opened = Spool::open(&path, quota.unwrap_or(QUOTA));
     opened.map_err(|error| disk::cannot_write(&path, &error))
-}
-
-/// Which files the inbox got: one that is offered again, since its sender did not learn of it before a
-/// crash, is not taken twice.
-fn received(folder: &Path) -> (Recent, Vec<Meta>) {
-    let is_file = |line: &str| Meta::parse(line.as_bytes()).is_some();
-    let path = folder.join("spool").join("received");
-    let (list, lines) = Recent::open(path, FILES_REMEMBERED, is_file);
-    (list, lines.iter().filter_map(|line| Meta::parse(line.as_bytes())).collect())
 }
 
 /// The files that the spool keeps, and those that the inbox got, as the machine takes them.
@@ -93,7 +86,7 @@ pub(super) fn stored(spool: &Spool, folder: &Path) -> Vec<StoredFile> {
         let (sha256, to) = (meta.sha256, meta.recipients);
         Some(StoredFile { offer, sha256, to, stored_at: UnixMs(meta.stored_at) })
     };
-    let (_, received) = received(folder);
+    let (_, received) = Inbox::open(folder, spool.parts());
     received.into_iter().chain(spool.list()).filter_map(file).collect()
 }
 
@@ -107,9 +100,7 @@ pub(super) fn start(
     std::thread::spawn(move || {
         let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
         let mut swept = Instant::now();
-        let inbox = Folders::open(&folder.join("inbox"));
-        let (received, _) = received(&folder);
-        let mut inbox = Inbox { folders: inbox, received };
+        let (mut inbox, _) = Inbox::open(&folder, spool.parts());
         while let Ok(job) = work.recv() {
             // Parts that nobody goes on with would count against the quota for ever.
             if swept.elapsed() >= SWEEP_EVERY {
@@ -138,7 +129,35 @@ pub(super) fn start(
 /// The server's own files.
 struct Inbox {
     folders: Folders,
+    /// Which files it got: one that is offered again, since its sender did not learn of it before a crash,
+    /// is not taken twice.
     received: Recent,
+}
+
+impl Inbox {
+    /// The inbox in a state folder, and what it got. What was placed by a process that was killed before it
+    /// noted that is noted now.
+    fn open(folder: &Path, parts: &Path) -> (Self, Vec<Meta>) {
+        let folders = Folders::open(&folder.join("inbox"));
+        let read = |line: &str| Meta::parse(line.as_bytes());
+        let path = folder.join("spool").join("received");
+        let (mut received, lines) =
+            Recent::open(path, FILES_REMEMBERED, |line| Meta::parse(line.as_bytes()).is_some());
+        let mut files: Vec<_> = lines.iter().filter_map(|line| read(line)).collect();
+        for (_, note, receipt) in receipt::of_placed(parts) {
+            let line = String::from_utf8_lossy(&note);
+            if let Some(file) = read(&line) {
+                let is_list = Folders::is_list_named(&file.name, file.size);
+                // A list whose folder was not made comes again.
+                if !is_list || folders.has_list(&(file.from.clone(), ChatId(file.id))) {
+                    received.note(&line);
+                    files.push(file);
+                }
+            }
+            receipt.noted();
+        }
+        (Self { folders, received }, files)
+    }
 }
 
 /// Makes a whole file durable: in the inbox if it is the server's, else in the spool.
@@ -154,15 +173,20 @@ fn keep(
     let to_us = |to: &Recipient| matches!(to, Recipient::Member(name) if name == SERVER_MEMBER);
     if to_us(&file.offer.to) {
         let folder = inbox.folders.folder_for(&file.offer).map_err(failed)?;
-        let path = incoming.place(&folder, &file.offer.name).map_err(failed)?;
+        let mut noted = meta(&file);
+        noted.recipients.clear();
+        let noted = noted.encode();
+        let placed = incoming.place(&folder, &file.offer.name, &noted);
+        let (path, receipt) = placed.map_err(failed)?;
         file.to.clear();
         let root = inbox.folders.placed(&file.offer, &path).unwrap_or_else(|failure| {
             complain(&failure.to_string());
             None
         });
-        // Last: a list that is known has its folder.
-        inbox.received.note(&String::from_utf8_lossy(&meta(&file).encode()));
-        inbox.folders.tidy();
+        // After that: a list that is known has its folder.
+        inbox.received.note(&String::from_utf8_lossy(&noted));
+        receipt.noted();
+        inbox.folders.settle();
         return Ok((file, Some(root.unwrap_or(path))));
     }
     if file.to.is_empty() {
@@ -182,5 +206,152 @@ fn delivered(spool: &Spool, from: &str, id: ChatId, by: &str) -> io::Result<()> 
         spool.remove(from, &id.0)
     } else {
         spool.set_recipients(from, &id.0, &meta.recipients)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::folder::{Manifest, ManifestFile};
+    use crate::disk::incoming::Key;
+    use crate::failure::Exit;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct World(tempfile::TempDir);
+
+    impl World {
+        fn new() -> Self {
+            let world = Self(tempfile::tempdir().unwrap());
+            open(world.0.path(), None).unwrap();
+            world
+        }
+
+        fn parts(&self) -> PathBuf {
+            self.0.path().join("spool/parts")
+        }
+
+        fn inbox(&self) -> (Inbox, Vec<Meta>) {
+            Inbox::open(self.0.path(), &self.parts())
+        }
+
+        fn file(id: u8, name: &str, bytes: &[u8]) -> StoredFile {
+            let to = Recipient::Member(SERVER_MEMBER.into());
+            let (id, size) = (ChatId([id; 16]), bytes.len() as u64);
+            let offer = FileOffer { id, name: name.into(), size, to, from: "ann".into() };
+            StoredFile { offer, sha256: [0; 32], to: Vec::new(), stored_at: UnixMs(7) }
+        }
+
+        fn incoming(&self, file: &StoredFile, bytes: &[u8]) -> Incoming {
+            let (from, id, size) = (file.offer.from.clone(), file.offer.id.0, file.offer.size);
+            let mut incoming = Incoming::open(&self.parts(), &Key { from, id, size }).unwrap();
+            incoming.write(0, bytes).unwrap();
+            incoming
+        }
+
+        fn keep(&self, inbox: &mut Inbox, file: &StoredFile, bytes: &[u8]) {
+            let spool = Spool::open(&self.0.path().join("spool"), QUOTA).unwrap();
+            keep(&spool, inbox, self.incoming(file, bytes), file.clone()).unwrap();
+        }
+
+        /// Killed as soon as it lies under its name.
+        fn place_and_die(&self, inbox: &Inbox, file: &StoredFile, bytes: &[u8]) -> PathBuf {
+            let folder = inbox.folders.folder_for(&file.offer).unwrap();
+            let incoming = self.incoming(file, bytes);
+            incoming.place(&folder, &file.offer.name, &meta(file).encode()).unwrap().0
+        }
+
+        fn entries(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(self.0.path().join("inbox")).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn a_crash_before_a_file_has_its_name_leaves_nothing_open() {
+        let world = World::new();
+        let file = World::file(1, "a.txt", b"text");
+        drop(world.incoming(&file, b"text"));
+        let part = std::fs::read_dir(world.parts()).unwrap().next().unwrap().unwrap().path();
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&part, mode(0o644)).unwrap();
+        open(world.0.path(), None).unwrap();
+        assert_eq!(part.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        // What lies there otherwise is the operator's to judge.
+        let other = world.parts().join("other");
+        std::fs::write(&other, "x").unwrap();
+        std::fs::set_permissions(&other, mode(0o644)).unwrap();
+        assert_eq!(open(world.0.path(), None).unwrap_err().exit, Exit::Config);
+    }
+
+    fn ids(files: &[Meta]) -> Vec<u8> {
+        files.iter().map(|file| file.id[0]).collect()
+    }
+
+    #[test]
+    fn a_file_placed_before_a_crash_is_known_after_it() {
+        let world = World::new();
+        let (inbox, none) = world.inbox();
+        assert!(none.is_empty());
+        let file = World::file(1, "a.txt", b"text");
+        let placed = world.place_and_die(&inbox, &file, b"text");
+        assert_eq!(std::fs::read(placed).unwrap(), b"text");
+        assert_eq!(ids(&world.inbox().1), [1]);
+        assert_eq!(ids(&world.inbox().1), [1], "noted once and for all");
+        assert_eq!(std::fs::read_dir(world.parts()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_goes_on_wherever_it_was_interrupted() {
+        let world = World::new();
+        let (mut inbox, _) = world.inbox();
+        let files = [("a.txt", 2, &b"one"[..]), ("b/c.txt", 3, b"three")];
+        let manifest = Manifest {
+            name: "photos".into(),
+            folders: Vec::new(),
+            files: files
+                .map(|(path, id, bytes)| ManifestFile {
+                    path: path.into(),
+                    id: [id; 16],
+                    size: bytes.len() as u64,
+                })
+                .to_vec(),
+        };
+        let list = manifest.encode();
+        let list_file = World::file(1, "photos.clawchat-folder", &list);
+        // Before its folder is made: it comes again.
+        world.place_and_die(&inbox, &list_file, &list);
+        let known;
+        (inbox, known) = world.inbox();
+        assert!(known.is_empty());
+        let parts = world.0.path().join("inbox/.clawchat-parts");
+        let orphan = parts.join("photos.clawchat-folder");
+        let file = std::fs::File::options().write(true).open(&orphan).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
+        drop(world.inbox());
+        assert!(!orphan.exists());
+        // Before it is noted: it is known, and if it came again, it would make no other.
+        let path = world.place_and_die(&inbox, &list_file, &list);
+        inbox.folders.placed(&list_file.offer, &path).unwrap();
+        drop(inbox);
+        let (mut inbox, known) = world.inbox();
+        assert_eq!(ids(&known), [1]);
+        world.keep(&mut inbox, &list_file, &list);
+        assert_eq!(world.entries(), [".clawchat-parts", "photos"]);
+        // A file of it, before it is noted.
+        let first = World::file(2, "a.txt", files[0].2);
+        world.place_and_die(&inbox, &first, files[0].2);
+        drop(inbox);
+        let (mut inbox, known) = world.inbox();
+        assert!(ids(&known).ends_with(&[2]), "else it would come once more, beside its folder");
+        // The last one.
+        world.keep(&mut inbox, &World::file(3, "c.txt", files[1].2), files[1].2);
+        let root = world.0.path().join("inbox/photos");
+        for (path, _, bytes) in files {
+            assert_eq!(std::fs::read(root.join(path)).unwrap(), bytes);
+        }
+        assert_eq!(world.entries(), ["photos"]);
     }
 }

@@ -93,7 +93,7 @@ quickcheck! {
             file.write(gap.start, &bytes(gap)).unwrap();
         }
         assert!(file.is_whole() && file.contiguous() == SIZE, "the last piece writes the rest");
-        let placed = file.place(world.folder.path(), "a.bin").unwrap();
+        let placed = file.place(world.folder.path(), "a.bin", b"").unwrap().0;
         fs::read(placed).unwrap() == bytes(0..SIZE)
     }
 }
@@ -256,7 +256,7 @@ fn a_flush_that_failed_is_final() {
     broken.save().unwrap_err();
     before.save().unwrap_err();
     file.checkpoint().unwrap().save().unwrap_err();
-    file.place(world.folder.path(), "a").unwrap_err();
+    file.place(world.folder.path(), "a", b"").unwrap_err();
     assert!(!world.folder.path().join("a").exists());
     assert_eq!(world.open(SIZE).held(), &set(0..1000), "what the last good one said");
 }
@@ -278,7 +278,8 @@ fn an_older_checkpoint_takes_nothing_back() {
     assert!(!world.have(SIZE).exists(), "it is of no file");
     let mut file = world.whole(10);
     let late = file.checkpoint().unwrap();
-    let placed = file.place(world.folder.path(), "a").unwrap();
+    let (placed, receipt) = file.place(world.folder.path(), "a", b"").unwrap();
+    receipt.noted();
     late.save().unwrap();
     assert!(placed.exists() && !world.have(10).exists() && !world.part(10).exists());
 }
@@ -290,13 +291,19 @@ fn placed_beside_what_is_there() {
     fs::write(folder.join("a.txt"), "theirs").unwrap();
     let mut file = world.whole(10);
     file.checkpoint().unwrap().save().unwrap();
-    let placed = file.place(folder, "a.txt").unwrap();
+    let (placed, receipt) = file.place(folder, "a.txt", b"from ann").unwrap();
     assert_eq!(placed, folder.join("a (2).txt"));
     assert_eq!(fs::read(&placed).unwrap(), bytes(0..10));
     assert_eq!(fs::read(folder.join("a.txt")).unwrap(), b"theirs");
     assert_eq!(fs::metadata(&placed).unwrap().mode() & 0o777, left_by_umask(0o644));
+    // A process that is killed here leaves it to the next.
+    drop(receipt);
+    let [(placed, note, receipt)] = <[_; 1]>::try_from(receipt::of_placed(&world.parts())).unwrap();
+    assert_eq!((placed, note.as_slice()), (key(10), &b"from ann"[..]));
+    receipt.noted();
     assert_eq!(fs::read_dir(world.parts()).unwrap().count(), 0, "no sidecar stays");
-    let empty = world.open(0).place(folder, "empty").unwrap();
+    let (empty, receipt) = world.open(0).place(folder, "empty", b"").unwrap();
+    receipt.noted();
     assert_eq!(fs::metadata(empty).unwrap().len(), 0);
 }
 
@@ -304,14 +311,18 @@ fn placed_beside_what_is_there() {
 fn what_could_not_be_placed_is_whole_and_waits() {
     let world = World::new();
     let folder = world.folder.path();
-    let error = world.open(SIZE).place(folder, "a").unwrap_err();
+    let error = world.open(SIZE).place(folder, "a", b"").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "not whole");
     for name in ["../a", "nul", ""] {
-        let error = world.open(0).place(folder, name).unwrap_err();
+        let error = world.open(0).place(folder, name, b"").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
-    let error = world.whole(SIZE).place(&folder.join("none"), "a").unwrap_err();
+    let error = world.whole(SIZE).place(&folder.join("none"), "a", b"").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(receipt::of_placed(&world.parts()).is_empty());
+    // Killed before it has its name: the receipt says nothing, and never will.
+    drop(receipt::write(&world.parts(), &key(SIZE), b"from ann").unwrap());
+    assert!(receipt::of_placed(&world.parts()).is_empty());
     let file = world.open(SIZE);
     assert_eq!(file.held(), &set(0..SIZE));
     let moved = folder.join("moved");
@@ -329,7 +340,8 @@ fn over_to_another_disk() {
     let Ok(there) = tempfile::tempdir_in("/dev/shm") else { return };
     let world = World::new();
     fs::write(there.path().join("a"), "theirs").unwrap();
-    let placed = world.whole(SIZE).place(there.path(), "a").unwrap();
+    let (placed, receipt) = world.whole(SIZE).place(there.path(), "a", b"").unwrap();
+    receipt.noted();
     assert_eq!(placed, there.path().join("a (2)"));
     assert_eq!(fs::read(&placed).unwrap(), bytes(0..SIZE));
     assert_eq!(fs::read_dir(world.parts()).unwrap().count(), 0);
