@@ -20,6 +20,7 @@ use clawchat_mio::Remote;
 use core::time::Duration;
 use sha2::{Digest as _, Sha256};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -98,7 +99,7 @@ fn queue(spool: &Spool, what: &Queue) -> io::Result<Queued> {
     let left_out = if folder {
         copier.folder()
     } else {
-        copier.file(&what.path, fresh_id()?, None).map(|()| Vec::new())
+        copier.id(&what.path).and_then(|id| copier.file(&what.path, id, None)).map(|()| Vec::new())
     };
     let files = copier.files;
     match left_out {
@@ -156,12 +157,15 @@ impl Copier<'_> {
         }
         let sizes = walked.files.iter().map(|file| file.size);
         self.has_room(sizes.fold(0, u64::saturating_add))?;
-        let ids = walked.files.iter().map(|_| fresh_id()).collect::<io::Result<Vec<_>>>()?;
+        let ids = walked.files.iter().map(|file| self.id(&file.source));
+        let ids = ids.collect::<io::Result<Vec<_>>>()?;
         let mut ids = ids.into_iter();
         let manifest = Manifest::of(&walked, || ids.next().unwrap_or_default());
         let list = manifest.encode();
         let name = format!("{}{LIST}", walked.name);
-        self.add(name, list.len() as u64, fresh_id()?, |incoming| {
+        let id = self.id(&self.what.path)?;
+        let id = digest_id(&[&id, &list]);
+        self.add(name, list.len() as u64, id, |incoming| {
             incoming.write(0, &list)?;
             Ok(Sha256::digest(&list).into())
         })?;
@@ -186,6 +190,29 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// The id of a file's offer. What is taken from the outbox has the same after a crash, so that what is
+    /// in the spool already is not sent twice.
+    fn id(&self, path: &Path) -> io::Result<[u8; 16]> {
+        if !self.what.consume {
+            return fresh_id();
+        }
+        let meta = std::fs::symlink_metadata(path)?;
+        let of_file = [meta.dev(), meta.ino(), meta.size()].map(u64::to_be_bytes);
+        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+        let times = times.map(i64::to_be_bytes);
+        let to = self.what.to.to_string();
+        let path = path.as_os_str().as_bytes();
+        // A path holds no zero.
+        Ok(digest_id(&[
+            to.as_bytes(),
+            &[0],
+            path,
+            &[0],
+            of_file.as_flattened(),
+            times.as_flattened(),
+        ]))
+    }
+
     fn has_room(&self, size: u64) -> io::Result<()> {
         match self.spool.room_for(size) {
             Room::Enough => Ok(()),
@@ -202,6 +229,10 @@ impl Copier<'_> {
         id: [u8; 16],
         fill: impl FnOnce(&mut Incoming) -> io::Result<[u8; 32]>,
     ) -> io::Result<()> {
+        if self.spool.get(SERVER_MEMBER, &id).is_some_and(|there| there.size == size) {
+            // Copied before a crash.
+            return Ok(());
+        }
         self.has_room(size)?;
         let from = SERVER_MEMBER.to_owned();
         let key = Key { from: from.clone(), id, size };
@@ -226,6 +257,14 @@ impl Copier<'_> {
         self.files.push(file);
         Ok(())
     }
+}
+
+fn digest_id(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize()[..16]);
+    id
 }
 
 fn fresh_id() -> io::Result<[u8; 16]> {
@@ -355,6 +394,35 @@ mod tests {
         std::fs::remove_file(path.join("z.bin")).unwrap();
         assert!(send(&spool, &path, true).unwrap().left_out.is_empty());
         assert!(!path.exists() && spool.list().len() == 3);
+    }
+
+    #[test]
+    fn what_was_copied_before_a_crash_is_not_sent_twice() {
+        let temp = tempfile::tempdir().unwrap();
+        let (spool, path) = (spool(temp.path()), photos(temp.path()));
+        let members = vec!["bob".to_owned()];
+        let to = Recipient::Member("bob".to_owned());
+        let what = Queue { to, members, path: path.clone(), consume: true, reply: None };
+        let mut copier =
+            Copier { spool: &spool, what: &what, files: Vec::new(), sources: Vec::new() };
+        copier.folder().unwrap();
+        // Killed before it is taken away, with one that was not copied.
+        let last = copier.files.pop().unwrap();
+        spool.remove("server", &last.offer.id.0).unwrap();
+        let again = queue(&spool, &what).unwrap();
+        assert_eq!(
+            again.files.iter().map(|file| file.offer.id).collect::<Vec<_>>(),
+            [last.offer.id]
+        );
+        assert!(!path.exists() && spool.list().len() == 3);
+        // Another of the same name is another.
+        let path = photos(temp.path());
+        assert_eq!(send(&spool, &path, true).unwrap().files.len(), 3);
+        // And what is sent by a command is sent as often as it is.
+        let path = photos(temp.path());
+        for _ in 0..2 {
+            assert_eq!(send(&spool, &path, false).unwrap().files.len(), 3);
+        }
     }
 
     #[test]
