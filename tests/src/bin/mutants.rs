@@ -84,6 +84,8 @@ fn play(mutant: &Mutant, tree: &Path, root: &Path) -> Result<String, String> {
     let cargo = |arguments: &[&str]| -> Result<Output, String> {
         let mut command = Command::new("cargo");
         command.args(arguments).current_dir(tree).env("CARGO_TARGET_DIR", &target);
+        // A mutant differs by a line.
+        command.env("CARGO_INCREMENTAL", "1");
         command.output().map_err(|error| format!("cargo: {error}"))
     };
     let package = ["--locked", "--quiet", "-p", "clawchat-tests"];
