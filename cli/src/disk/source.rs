@@ -19,13 +19,21 @@ pub struct Source {
 
 /// What changes with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
 impl Stamp {
+    /// Of what lies at a path, and not of what a link there leads to.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::of(&std::fs::symlink_metadata(path)?))
+    }
+
     fn of(meta: &Metadata) -> Self {
         Self {
             size: meta.len(),
@@ -89,6 +97,12 @@ impl Source {
         // Read ahead further; where that is refused, it is only slower.
         let _refused = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         Ok(Self { file, path: path.to_owned(), opened: Stamp::of(&meta) })
+    }
+
+    /// What it was when it was opened.
+    #[must_use]
+    pub const fn stamp(&self) -> Stamp {
+        self.opened
     }
 
     /// Its size when it was opened, bytes.

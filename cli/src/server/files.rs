@@ -34,6 +34,9 @@ const ROOM_EVERY: Duration = Duration::from_secs(5);
 /// What was left by interrupted transfers is kept in memory for so many at most; the disk has it all.
 const LEFT: usize = 64;
 
+/// Files and folders of the outbox of which it is remembered that they can't be sent.
+const COMPLAINED: usize = 1024;
+
 /// News for the loop.
 #[derive(Debug)]
 pub(super) enum News {
@@ -69,7 +72,7 @@ pub(super) struct Files {
     /// What of the outbox is being put into the spool.
     leaving: BTreeSet<PathBuf>,
     /// Why something of it can't be sent, where that was said.
-    complained: BTreeSet<String>,
+    complained: BTreeSet<PathBuf>,
     jobs: mpsc::Sender<Job>,
     errands: mpsc::Sender<Errand>,
     remote: Remote<Command>,
@@ -82,7 +85,7 @@ impl Files {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
         let worker = spooler::start(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
         let (errands, to_run) = mpsc::channel();
-        operator::start(Arc::clone(&spool), folder.join("outbox"), to_run, remote.clone());
+        operator::start(Arc::clone(&spool), folder.to_owned(), to_run, remote.clone());
         Self {
             spool,
             arriving: BTreeMap::new(),
@@ -330,7 +333,7 @@ impl Files {
             }
             News::Queued(path, queued, reply) => {
                 self.leaving.remove(&path);
-                self.queued(server, queued, reply.as_ref());
+                self.queued(server, path, queued, reply.as_ref());
             }
             News::Found(to, path) => self.send_from_outbox(server, to, path),
         }
@@ -340,11 +343,13 @@ impl Files {
     fn queued(
         &mut self,
         server: &mut Server,
+        path: PathBuf,
         queued: Result<Queued, String>,
         reply: Option<&mpsc::Sender<Object>>,
     ) {
         let answer = match queued {
             Ok(Queued { files, folder, left_out }) => {
+                self.complained.remove(&path);
                 // The list of a folder is no file of it.
                 let content = files.iter().skip(usize::from(folder));
                 let (size, count) =
@@ -359,15 +364,23 @@ impl Files {
                         .with("files", count as u64)
                         .with("left_out", left_out.into_iter().map(Json::from).collect::<Vec<_>>())
                 });
-                let kept = files.into_iter().filter(|file| !server.keep_file(file.clone())).count();
-                first.filter(|_| kept == 0).unwrap_or_else(|| {
+                let mut refused = 0;
+                for file in files {
+                    let (from, id) = (file.offer.from.clone(), file.offer.id.0);
+                    if !server.keep_file(file) {
+                        refused += 1;
+                        // It was sent before a crash, and everybody has it. What can't be removed goes at
+                        // the next start.
+                        let _left = self.spool.remove(&from, &id);
+                    }
+                }
+                first.filter(|_| refused == 0).unwrap_or_else(|| {
                     admin::refuse(Exit::CannotWrite, "the server keeps no more files", None)
                 })
             }
             Err(what) => {
-                // What is in the outbox is tried again every few seconds.
-                if reply.is_none() && self.complained.insert(what.clone()) {
-                    complain(&what);
+                if reply.is_none() {
+                    self.complain_once(path, &what);
                 }
                 admin::refuse(Exit::CannotWrite, &what, None)
             }
@@ -386,8 +399,17 @@ impl Files {
             return;
         }
         let what = format!("{}: there is no {to}", path.display());
-        if self.complained.insert(what.clone()) {
-            complain(&what);
+        self.complain_once(path, &what);
+    }
+
+    /// Says why something of the outbox can't be sent: it is tried again every few seconds.
+    fn complain_once(&mut self, path: PathBuf, what: &str) {
+        if self.complained.len() >= COMPLAINED {
+            // They are said again rather than remembered without end.
+            self.complained.clear();
+        }
+        if self.complained.insert(path) {
+            complain(what);
         }
     }
 

@@ -6,6 +6,7 @@ mod commands;
 mod compromising;
 mod files;
 pub mod journal;
+mod leaving;
 mod offline;
 mod operator;
 mod resources;

@@ -2,10 +2,11 @@
 //! thread of its own, so that a large one keeps nobody else's files waiting.
 
 use super::files::News;
+use super::leaving::{self, Leaving, Sent, entries};
 use super::run::Command;
 use super::spooler::meta;
 use crate::disk;
-use crate::disk::folder::{Manifest, walk};
+use crate::disk::folder::{Manifest, Walked, walk};
 use crate::disk::folders::LIST;
 use crate::disk::incoming::{Incoming, Key};
 use crate::disk::room::Room;
@@ -66,24 +67,31 @@ pub(super) struct Queued {
 /// done away with at the next start.
 pub(super) fn start(
     spool: Arc<Spool>,
-    outbox: PathBuf,
+    folder: PathBuf,
     errands: mpsc::Receiver<Errand>,
     remote: Remote<Command>,
 ) {
     std::thread::spawn(move || {
+        let (outbox, leaving) = (folder.join("outbox"), folder.join("leaving"));
         // Copies that were cut: nobody goes on with them.
         spool.discard_parts(SERVER_MEMBER);
+        leaving::sweep(&leaving);
         while let Ok(errand) = errands.recv() {
             match errand {
                 Errand::Queue(what) => {
-                    let queued = queue(&spool, &what).map_err(|error| {
+                    let queued = if what.consume {
+                        queue_and_take(&spool, &what, &outbox, &leaving)
+                    } else {
+                        queue(&spool, &what, &what.path, None).map(|(queued, _)| queued)
+                    };
+                    let queued = queued.map_err(|error| {
                         format!("cannot send {}: {}", what.path.display(), disk::plain(&error))
                     });
                     let news = News::Queued(what.path, queued, what.reply);
                     let _gone = remote.command(Command::File(news));
                 }
                 Errand::Scan => {
-                    for (to, path) in scan(&outbox) {
+                    for (to, path) in leaving::taken(&leaving).into_iter().chain(scan(&outbox)) {
                         let _gone = remote.command(Command::File(News::Found(to, path)));
                     }
                 }
@@ -92,23 +100,56 @@ pub(super) fn start(
     });
 }
 
+/// Sends what is in the outbox, and takes it from there; or leaves it there.
+fn queue_and_take(
+    spool: &Spool,
+    what: &Queue,
+    outbox: &Path,
+    leaving: &Path,
+) -> io::Result<Queued> {
+    let before = Leaving::at(leaving, &what.path);
+    let fresh = before.is_none();
+    let taken = match before {
+        Some(taken) => taken,
+        None => {
+            // What can't be sent stays where the operator has put it.
+            Copier::new(spool, what, &what.path, None).check()?;
+            Leaving::take(leaving, fresh_id()?, &what.to, &what.path)?
+        }
+    };
+    let queued = queue(spool, what, taken.path(), Some(taken.id()));
+    match queued {
+        Ok((queued, sent)) => {
+            taken.done(outbox, &what.to, &sent);
+            Ok(queued)
+        }
+        Err(error) => {
+            // Of one that was taken before a crash, some may have been sent: it stays, and is tried again.
+            if fresh {
+                taken.back(outbox, &what.to);
+            }
+            Err(error)
+        }
+    }
+}
+
 /// Copies what the operator sends into the spool: all of it, or nothing.
-fn queue(spool: &Spool, what: &Queue) -> io::Result<Queued> {
-    let mut copier = Copier { spool, what, files: Vec::new(), sources: Vec::new() };
-    let folder = std::fs::symlink_metadata(&what.path)?.is_dir();
+fn queue(
+    spool: &Spool,
+    what: &Queue,
+    path: &Path,
+    id: Option<&[u8; 16]>,
+) -> io::Result<(Queued, Vec<Sent>)> {
+    let mut copier = Copier::new(spool, what, path, id);
+    let folder = std::fs::symlink_metadata(path)?.is_dir();
     let left_out = if folder {
         copier.folder()
     } else {
-        copier.id(&what.path).and_then(|id| copier.file(&what.path, id, None)).map(|()| Vec::new())
+        copier.id(path).and_then(|id| copier.file(path, id, None)).map(|()| Vec::new())
     };
-    let files = copier.files;
+    let (files, sent) = (copier.files, copier.sent);
     match left_out {
-        Ok(left_out) => {
-            if what.consume {
-                take_away(&what.path, &copier.sources);
-            }
-            Ok(Queued { files, folder, left_out })
-        }
+        Ok(left_out) => Ok((Queued { files, folder, left_out }, sent)),
         Err(error) => {
             for StoredFile { offer, .. } in files {
                 // What can't be removed is found at the next start, and sent.
@@ -122,49 +163,62 @@ fn queue(spool: &Spool, what: &Queue) -> io::Result<Queued> {
 struct Copier<'a> {
     spool: &'a Spool,
     what: &'a Queue,
+    /// Where it is.
+    path: &'a Path,
+    /// What the ids of its files are made of, if they must be the same after a crash.
+    id: Option<&'a [u8; 16]>,
     files: Vec<StoredFile>,
-    /// Where they are.
-    sources: Vec<PathBuf>,
+    sent: Vec<Sent>,
 }
 
-/// Removes what was sent, and folders in which nothing is any more: what came meanwhile is sent next. What
-/// can't be removed is sent again, which is better than lost.
-fn take_away(path: &Path, sources: &[PathBuf]) {
-    for source in sources {
-        let _left = std::fs::remove_file(source);
+impl<'a> Copier<'a> {
+    const fn new(
+        spool: &'a Spool,
+        what: &'a Queue,
+        path: &'a Path,
+        id: Option<&'a [u8; 16]>,
+    ) -> Self {
+        Self { spool, what, path, id, files: Vec::new(), sent: Vec::new() }
     }
-    let (mut ahead, mut folders) = (vec![path.to_owned()], Vec::new());
-    while let Some(folder) = ahead.pop() {
-        if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
-            ahead.extend(entries(&folder));
-            folders.push(folder);
+
+    /// Whether it can be sent, by all that can be told without reading it.
+    fn check(&self) -> io::Result<()> {
+        if std::fs::symlink_metadata(self.path)?.is_dir() {
+            return self.walk().map(drop);
         }
+        name_of(self.path)?;
+        self.has_room(Source::open(self.path)?.size())
     }
-    // Those within others first.
-    for folder in folders.iter().rev() {
-        let _not_empty = std::fs::remove_dir(folder);
-    }
-}
 
-impl Copier<'_> {
-    /// A folder: its list, and then its files. What of it is left out.
-    fn folder(&mut self) -> io::Result<Vec<String>> {
-        let walked = walk(&self.what.path)?;
-        let left_out: Vec<String> = walked.skipped.iter().map(ToString::to_string).collect();
-        if let (true, Some(first)) = (self.what.consume, left_out.first()) {
+    /// All that is in the folder, with the ids of its files, if there is room for it.
+    fn walk(&self) -> io::Result<(Walked, Vec<[u8; 16]>)> {
+        let walked = walk(self.path)?;
+        if let (true, Some(first)) = (self.what.consume, walked.skipped.first()) {
             // It would be gone with the folder.
             return Err(refused(&format!("it has something that is not sent: {first}")));
         }
-        let sizes = walked.files.iter().map(|file| file.size);
-        self.has_room(sizes.fold(0, u64::saturating_add))?;
         let ids = walked.files.iter().map(|file| self.id(&file.source));
         let ids = ids.collect::<io::Result<Vec<_>>>()?;
+        let files = walked.files.iter().zip(&ids);
+        let new = files.filter(|(file, id)| !self.is_copied(id, file.size));
+        self.has_room(new.map(|(file, _)| file.size).fold(0, u64::saturating_add))?;
+        Ok((walked, ids))
+    }
+
+    /// Whether a process before this one has copied a file.
+    fn is_copied(&self, id: &[u8; 16], size: u64) -> bool {
+        self.spool.get(SERVER_MEMBER, id).is_some_and(|there| there.size == size)
+    }
+
+    /// A folder: its list, and then its files. What of it is left out.
+    fn folder(&mut self) -> io::Result<Vec<String>> {
+        let (walked, ids) = self.walk()?;
+        let left_out: Vec<String> = walked.skipped.iter().map(ToString::to_string).collect();
         let mut ids = ids.into_iter();
         let manifest = Manifest::of(&walked, || ids.next().unwrap_or_default());
         let list = manifest.encode();
         let name = format!("{}{LIST}", walked.name);
-        let id = self.id(&self.what.path)?;
-        let id = digest_id(&[&id, &list]);
+        let id = digest_id(&[&self.id(self.path)?, &list]);
         self.add(name, list.len() as u64, id, |incoming| {
             incoming.write(0, &list)?;
             Ok(Sha256::digest(&list).into())
@@ -177,40 +231,28 @@ impl Copier<'_> {
 
     /// A file, which a list may say the size of.
     fn file(&mut self, path: &Path, id: [u8; 16], size: Option<u64>) -> io::Result<()> {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.filter(|name| is_file_name(name));
-        let name = name.ok_or_else(|| refused("receivers take no file of this name"))?.to_owned();
+        let name = name_of(path)?;
         let source = Source::open(path)?;
         if size.is_some_and(|size| size != source.size()) {
             let what = format!("{} was changed since it was looked at", path.display());
             return Err(refused(&what));
         }
-        self.add(name, source.size(), id, |incoming| copy(&source, incoming))?;
-        self.sources.push(path.to_owned());
+        let copied = self.add(name, source.size(), id, |incoming| copy(&source, incoming))?;
+        let stamp = copied.then(|| source.stamp());
+        self.sent.push(Sent { path: path.to_owned(), stamp });
         Ok(())
     }
 
     /// The id of a file's offer. What is taken from the outbox has the same after a crash, so that what is
     /// in the spool already is not sent twice.
     fn id(&self, path: &Path) -> io::Result<[u8; 16]> {
-        if !self.what.consume {
-            return fresh_id();
+        match self.id {
+            Some(id) => {
+                let inside = path.strip_prefix(self.path).unwrap_or(path);
+                Ok(digest_id(&[id, inside.as_os_str().as_bytes()]))
+            }
+            None => fresh_id(),
         }
-        let meta = std::fs::symlink_metadata(path)?;
-        let of_file = [meta.dev(), meta.ino(), meta.size()].map(u64::to_be_bytes);
-        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-        let times = times.map(i64::to_be_bytes);
-        let to = self.what.to.to_string();
-        let path = path.as_os_str().as_bytes();
-        // A path holds no zero.
-        Ok(digest_id(&[
-            to.as_bytes(),
-            &[0],
-            path,
-            &[0],
-            of_file.as_flattened(),
-            times.as_flattened(),
-        ]))
     }
 
     fn has_room(&self, size: u64) -> io::Result<()> {
@@ -222,16 +264,16 @@ impl Copier<'_> {
         }
     }
 
+    /// Whether it was copied: one that a process before this one has copied is not again.
     fn add(
         &mut self,
         name: String,
         size: u64,
         id: [u8; 16],
         fill: impl FnOnce(&mut Incoming) -> io::Result<[u8; 32]>,
-    ) -> io::Result<()> {
-        if self.spool.get(SERVER_MEMBER, &id).is_some_and(|there| there.size == size) {
-            // Copied before a crash.
-            return Ok(());
+    ) -> io::Result<bool> {
+        if self.is_copied(&id, size) {
+            return Ok(false);
         }
         self.has_room(size)?;
         let from = SERVER_MEMBER.to_owned();
@@ -255,8 +297,14 @@ impl Copier<'_> {
         let file = StoredFile { offer, sha256, to: self.what.members.clone(), stored_at };
         self.spool.add(&meta(&file), incoming)?;
         self.files.push(file);
-        Ok(())
+        Ok(true)
     }
+}
+
+fn name_of(path: &Path) -> io::Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.filter(|name| is_file_name(name));
+    Ok(name.ok_or_else(|| refused("receivers take no file of this name"))?.to_owned())
 }
 
 fn digest_id(parts: &[&[u8]]) -> [u8; 16] {
@@ -306,11 +354,6 @@ fn scan(outbox: &Path) -> Vec<(Recipient, PathBuf)> {
     found
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
-}
-
 fn is_sendable(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir())
 }
@@ -351,11 +394,29 @@ mod tests {
         photos
     }
 
-    fn send(spool: &Spool, path: &Path, consume: bool) -> Result<Queued, String> {
+    fn what(path: &Path, consume: bool) -> Queue {
         let members = vec!["bob".to_owned()];
         let to = Recipient::Member("bob".to_owned());
-        let what = Queue { to, members, path: path.to_owned(), consume, reply: None };
-        queue(spool, &what).map_err(|error| error.to_string())
+        Queue { to, members, path: path.to_owned(), consume, reply: None }
+    }
+
+    fn send(spool: &Spool, path: &Path) -> Result<Queued, String> {
+        let queued = queue(spool, &what(path, false), path, None);
+        queued.map(|(queued, _)| queued).map_err(|error| error.to_string())
+    }
+
+    /// The outbox, and where what is taken from it goes.
+    fn places(temp: &Path) -> (PathBuf, PathBuf) {
+        let places = (temp.join("outbox"), temp.join("leaving"));
+        std::fs::create_dir_all(places.0.join("@bob")).unwrap();
+        std::fs::create_dir_all(&places.1).unwrap();
+        places
+    }
+
+    fn take(temp: &Path, spool: &Spool, path: &Path) -> Result<Queued, String> {
+        let (outbox, leaving) = places(temp);
+        let queued = queue_and_take(spool, &what(path, true), &outbox, &leaving);
+        queued.map_err(|error| error.to_string())
     }
 
     #[test]
@@ -363,7 +424,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let (spool, path) = (spool(temp.path()), photos(temp.path()));
         symlink("a.jpg", path.join("link")).unwrap();
-        let Queued { files, folder, left_out } = send(&spool, &path, false).unwrap();
+        let Queued { files, folder, left_out } = send(&spool, &path).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.offer.name.as_str()).collect();
         assert!(folder && names[0] == "photos.clawchat-folder");
         assert_eq!(names[1..].iter().collect::<std::collections::BTreeSet<_>>().len(), 2);
@@ -384,65 +445,96 @@ mod tests {
     #[test]
     fn all_or_nothing() {
         let temp = tempfile::tempdir().unwrap();
-        let (spool, path) = (spool(temp.path()), photos(temp.path()));
+        let spool = spool(temp.path());
+        let path = photos(&places(temp.path()).0.join("@bob"));
         // Their bytes fit; with the least that each file takes they do not, which shows after some are copied.
         std::fs::write(path.join("z.bin"), vec![0; QUOTA as usize - 9000]).unwrap();
-        let error = send(&spool, &path, true).unwrap_err();
+        let error = take(temp.path(), &spool, &path).unwrap_err();
         assert!(error.contains("quota"), "{error}");
         assert!(spool.list().is_empty() && spool.used() == 0);
         assert!(path.join("z.bin").exists(), "what was not sent stays");
+        assert!(entries(&temp.path().join("leaving")).is_empty());
         std::fs::remove_file(path.join("z.bin")).unwrap();
-        assert!(send(&spool, &path, true).unwrap().left_out.is_empty());
+        assert!(take(temp.path(), &spool, &path).unwrap().left_out.is_empty());
         assert!(!path.exists() && spool.list().len() == 3);
+        let single = path.with_file_name("a.txt");
+        std::fs::write(&single, "text").unwrap();
+        assert_eq!(take(temp.path(), &spool, &single).unwrap().files.len(), 1);
+        assert!(!single.exists() && entries(&temp.path().join("leaving")).is_empty());
     }
 
     #[test]
     fn what_was_copied_before_a_crash_is_not_sent_twice() {
         let temp = tempfile::tempdir().unwrap();
-        let (spool, path) = (spool(temp.path()), photos(temp.path()));
-        let members = vec!["bob".to_owned()];
-        let to = Recipient::Member("bob".to_owned());
-        let what = Queue { to, members, path: path.clone(), consume: true, reply: None };
-        let mut copier =
-            Copier { spool: &spool, what: &what, files: Vec::new(), sources: Vec::new() };
+        let spool = spool(temp.path());
+        let (outbox, leaving) = places(temp.path());
+        let path = photos(&outbox.join("@bob"));
+        // Killed when all but one are copied; the operator goes on meanwhile.
+        let queue = what(&path, true);
+        let taken = Leaving::take(&leaving, [7; 16], &queue.to, &path).unwrap();
+        let mut copier = Copier::new(&spool, &queue, taken.path(), Some(taken.id()));
         copier.folder().unwrap();
-        // Killed before it is taken away, with one that was not copied.
         let last = copier.files.pop().unwrap();
         spool.remove("server", &last.offer.id.0).unwrap();
-        let again = queue(&spool, &what).unwrap();
-        assert_eq!(
-            again.files.iter().map(|file| file.offer.id).collect::<Vec<_>>(),
-            [last.offer.id]
-        );
-        assert!(!path.exists() && spool.list().len() == 3);
+        photos(&outbox.join("@bob"));
+        leaving::sweep(&leaving);
+        let [(to, found)] = <[_; 1]>::try_from(leaving::taken(&leaving)).unwrap();
+        assert_eq!((&to, found.as_path()), (&queue.to, taken.path()));
+        let again = take(temp.path(), &spool, &found).unwrap();
+        let ids =
+            |queued: &Queued| queued.files.iter().map(|file| file.offer.id).collect::<Vec<_>>();
+        assert_eq!(ids(&again), [last.offer.id]);
+        assert!(entries(&leaving).is_empty() && spool.list().len() == 3);
         // Another of the same name is another.
-        let path = photos(temp.path());
-        assert_eq!(send(&spool, &path, true).unwrap().files.len(), 3);
+        assert_eq!(take(temp.path(), &spool, &path).unwrap().files.len(), 3);
         // And what is sent by a command is sent as often as it is.
         let path = photos(temp.path());
         for _ in 0..2 {
-            assert_eq!(send(&spool, &path, false).unwrap().files.len(), 3);
+            assert_eq!(send(&spool, &path).unwrap().files.len(), 3);
         }
     }
 
     #[test]
-    fn what_came_meanwhile_stays() {
+    fn killed_before_or_after_it_is_taken() {
         let temp = tempfile::tempdir().unwrap();
-        let path = photos(temp.path());
-        let sent = [path.join("a.jpg")];
-        take_away(&path, &sent);
-        assert!(!sent[0].exists() && !path.join("2026/empty").exists());
-        assert!(path.join("2026/b.jpg").exists(), "nobody has sent it");
-        take_away(&path, &[path.join("2026/b.jpg")]);
-        assert!(!path.exists());
+        let (_, leaving) = places(temp.path());
+        // Before: it is still in the outbox.
+        std::fs::create_dir_all(leaving.join("0".repeat(32)).join("what")).unwrap();
+        // After: it is in the spool.
+        std::fs::create_dir_all(leaving.join(format!("{}.done/what", "1".repeat(32)))).unwrap();
+        assert!(leaving::taken(&leaving).is_empty());
+        leaving::sweep(&leaving);
+        assert!(entries(&leaving).is_empty());
+    }
+
+    #[test]
+    fn what_was_changed_meanwhile_goes_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let (outbox, leaving) = places(temp.path());
+        let path = photos(&outbox.join("@bob"));
+        let queue = what(&path, true);
+        let taken = Leaving::take(&leaving, [7; 16], &queue.to, &path).unwrap();
+        let (one, other) = (taken.path().join("a.jpg"), taken.path().join("2026/b.jpg"));
+        let sent = [&one, &other].map(|path| Sent {
+            path: path.clone(),
+            stamp: Some(Source::open(path).unwrap().stamp()),
+        });
+        // Through handles that were opened before.
+        std::fs::write(&one, "a later version").unwrap();
+        std::fs::write(taken.path().join("new.jpg"), "new").unwrap();
+        taken.done(&outbox, &queue.to, &sent);
+        assert!(entries(&leaving).is_empty());
+        assert_eq!(std::fs::read_to_string(path.join("a.jpg")).unwrap(), "a later version");
+        assert!(path.join("new.jpg").exists() && !path.join("2026").exists());
     }
 
     #[test]
     fn what_would_be_lost_with_its_folder_keeps_it() {
         let temp = tempfile::tempdir().unwrap();
-        let (spool, path) = (spool(temp.path()), photos(temp.path()));
+        let spool = spool(temp.path());
+        let path = photos(&places(temp.path()).0.join("@bob"));
         symlink("a.jpg", path.join("link")).unwrap();
-        assert!(send(&spool, &path, true).unwrap_err().contains("link"));
+        assert!(take(temp.path(), &spool, &path).unwrap_err().contains("link"));
         assert!(path.join("link").is_symlink() && spool.list().is_empty());
     }
 

@@ -61,7 +61,7 @@ pub(super) fn meta(file: &StoredFile) -> Meta {
 /// # Errors
 /// 73, 78.
 pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
-    for part in ["inbox", "outbox", "spool", "spool/parts"] {
+    for part in ["inbox", "outbox", "leaving", "spool", "spool/parts"] {
         disk::make_private_folder(&folder.join(part))?;
     }
     let path = folder.join("spool");
