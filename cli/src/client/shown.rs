@@ -62,8 +62,9 @@ impl Shown {
     }
 
     /// A file, by its sender and id, lies under its name.
-    pub(super) fn note_file(&mut self, from: &str, id: &ChatId) {
-        self.note_key(key(from, id));
+    /// Whether the disk has taken that.
+    pub(super) fn note_file(&mut self, from: &str, id: &ChatId) -> bool {
+        self.note_key(key(from, id))
     }
 
     /// Where this is kept; nothing where there is no place for it.
@@ -74,17 +75,17 @@ impl Shown {
 
     /// A chat stands on the screen.
     pub(super) fn note(&mut self, chat: &Chat) {
-        self.note_key(key(&chat.from, &chat.id));
+        // What is not noted is shown again: better than lost.
+        let _noted = self.note_key(key(&chat.from, &chat.id));
     }
 
-    fn note_key(&mut self, key: String) {
+    fn note_key(&mut self, key: String) -> bool {
         if self.known.contains(&key) {
-            return;
+            return true;
         }
-        if let Some(list) = &mut self.list {
-            list.note(&key);
-        }
+        let noted = self.list.as_mut().is_none_or(|list| list.note(&key));
         self.add(key);
+        noted
     }
 }
 

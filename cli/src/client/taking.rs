@@ -113,10 +113,10 @@ impl<'a> Taker<'a> {
             let (file, is_list) =
                 ((key.from, ChatId(key.id)), Folders::is_list_named(name, key.size));
             // A list whose folder was not made comes again.
-            if !is_list || self.folders.has_list(&file) {
-                self.received.note_file(&file.0, &file.1);
+            let known = !is_list || self.folders.has_list(&file);
+            if !known || self.received.note_file(&file.0, &file.1) {
+                receipt.noted();
             }
-            receipt.noted();
         }
     }
 
@@ -384,7 +384,7 @@ impl<'a> Taker<'a> {
         arriving: Arriving,
     ) {
         let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
-        let folder = self.folders.folder_for(offer);
+        let folder = self.folders.folder_for(offer, &incoming);
         let note = format!("{}\n{name}", self.received.place()).into_bytes();
         let placed = smol::unblock(move || incoming.place(&folder?, &name, &note)).await;
         let (path, receipt) = match placed {
@@ -402,8 +402,9 @@ impl<'a> Taker<'a> {
             None
         });
         // After that: a list that is known has its folder.
-        self.received.note_file(&offer.from, &offer.id);
-        receipt.noted();
+        if self.received.note_file(&offer.from, &offer.id) {
+            receipt.noted();
+        }
         self.folders.settle();
         self.link.handle.file_checked(transfer, Ok(()));
         self.done += offer.size;

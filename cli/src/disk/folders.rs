@@ -1,16 +1,17 @@
 //! Folders that come: their lists say where the files in them go (docs/files.md).
 
 use super::folder::{MANIFEST_MAX, Manifest};
+use super::incoming::Incoming;
 use super::{cannot_write, parts, write_private};
 use crate::failure::Outcome;
 use crate::text::complain;
 use clawchat_core::id::ChatId;
-use clawchat_core::wire::json::Object;
+use clawchat_core::wire::json::{Json, Object};
 use clawchat_core::wire::message::FileOffer;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
-use std::io;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,10 @@ pub const PARTS: &str = ".clawchat-parts";
 /// Files that folders of one sender may miss in all: beyond that his oldest folder is no longer put
 /// together, and its files come side by side.
 const MISSING_MAX: usize = 100_000;
+/// How the name of the file beside a list ends that says where its folder is.
+const PLACE: &str = ".place";
+/// A folder of which nothing has come for so long, and nothing will: the server keeps files for a week.
+const STALE: Duration = Duration::from_secs(30 * 86_400);
 /// A list without its folder is left of a crash once it is so old: another process may be about to make it.
 const ORPHAN: Duration = Duration::from_secs(3600);
 
@@ -37,9 +42,7 @@ impl Folders {
     pub fn open(into: &Path) -> Self {
         let mut all = Self { into: into.to_owned(), folders: Vec::new() };
         remove_orphans(&into.join(PARTS));
-        for folder in begun(&into.join(PARTS)) {
-            all.push(folder);
-        }
+        begun(&into.join(PARTS)).into_iter().for_each(|folder| all.push(folder));
         all
     }
 
@@ -67,12 +70,12 @@ impl Folders {
         self.folders.iter().any(|folder| folder.is_of(from, *id))
     }
 
-    /// The folder that a file goes to.
+    /// The folder that a whole file goes to. A list that is none is a file like others.
     ///
     /// # Errors
     /// The operating system's, when that of lists can't be made.
-    pub fn folder_for(&self, offer: &FileOffer) -> io::Result<PathBuf> {
-        if Self::is_list(offer) {
+    pub fn folder_for(&self, offer: &FileOffer, incoming: &Incoming) -> io::Result<PathBuf> {
+        if Self::is_list(offer) && parse(incoming.reader()?).is_some() {
             let parts = self.into.join(PARTS);
             DirBuilder::new().recursive(true).mode(0o700).create(&parts)?;
             return Ok(parts);
@@ -84,14 +87,14 @@ impl Folders {
     }
 
     /// A file is in its place, `path`. If it was a folder's list: its folders are made, and this is where.
-    /// A list that is none is a file like others. One that is known is not made twice.
+    /// One that is known is not made twice.
     ///
     /// [`Self::settle`] once that is noted.
     ///
     /// # Errors
     /// 73: the folders can't be made, and the files will come side by side.
     pub fn placed(&mut self, offer: &FileOffer, path: &Path) -> Outcome<Option<PathBuf>> {
-        if !Self::is_list(offer) {
+        if path.parent() != Some(&self.into.join(PARTS)) {
             let key = (offer.from.clone(), offer.id);
             self.folders.iter_mut().for_each(|folder| folder.has_got(&key));
             return Ok(None);
@@ -103,15 +106,25 @@ impl Folders {
             }
             return Ok(Some(known.root.clone()));
         }
-        let read = std::fs::read(path).ok().and_then(|bytes| Manifest::parse(&bytes));
-        let Some(manifest) = read else { return Ok(None) };
-        let made = manifest.make_folders(&self.into);
-        let root = made.map_err(|error| cannot_write(&self.into, &error))?;
-        let folder = Folder::new(path.to_owned(), offer.id, &offer.from, root.clone(), &manifest);
-        // The next process goes on with it.
+        let Some(manifest) = read(path) else { return Ok(None) };
+        let mut folder = Folder::new(path.to_owned(), offer.id, &offer.from, &manifest);
+        // The next process goes on with it, also if this one gets no further than that.
+        let made = manifest.make_folders(&self.into, |root| {
+            folder.root = root.to_owned();
+            folder.keep().map_err(|failure| io::Error::other(failure.what))
+        });
+        match made {
+            Ok(root) => folder.root = root,
+            Err(error) => {
+                folder.forget();
+                return Err(cannot_write(&self.into, &error));
+            }
+        }
+        folder.is_made = true;
         if let Err(failure) = folder.keep() {
             complain(&failure.to_string());
         }
+        let root = folder.root.clone();
         self.push(folder);
         Ok(Some(root))
     }
@@ -152,19 +165,19 @@ struct Folder {
     id: ChatId,
     from: String,
     root: PathBuf,
-    /// Where each that is missing goes.
+    /// Whether all folders in it are there.
+    is_made: bool,
+    /// Where in it each file that is missing goes.
     missing: BTreeMap<ChatId, PathBuf>,
 }
 
 impl Folder {
-    fn new(list: PathBuf, id: ChatId, from: &str, root: PathBuf, manifest: &Manifest) -> Self {
-        let place = |path: &str| {
-            let path = root.join(path);
-            path.parent().map_or_else(|| root.clone(), Path::to_owned)
-        };
+    /// One whose place is not yet known.
+    fn new(list: PathBuf, id: ChatId, from: &str, manifest: &Manifest) -> Self {
+        let place = |path: &str| Path::new(path).parent().map(Path::to_owned).unwrap_or_default();
         let files = manifest.files.iter();
         let missing = files.map(|file| (ChatId(file.id), place(&file.path))).collect();
-        Self { list, id, from: from.to_owned(), root, missing }
+        Self { list, id, from: from.to_owned(), root: PathBuf::new(), is_made: false, missing }
     }
 
     /// Whether this is the folder of a list.
@@ -174,7 +187,7 @@ impl Folder {
 
     /// Where a file of it goes.
     fn place(&self, (from, id): &(String, ChatId)) -> Option<PathBuf> {
-        self.missing.get(id).filter(|_| self.from == *from).cloned()
+        self.missing.get(id).filter(|_| self.from == *from).map(|inside| self.root.join(inside))
     }
 
     /// A file is in its place.
@@ -189,7 +202,8 @@ impl Folder {
         let object = Object::new()
             .with("from", self.from.as_str())
             .with("id", self.id.to_string())
-            .with("root", self.root.to_string_lossy().as_ref());
+            .with("root", self.root.to_string_lossy().as_ref())
+            .with("made", self.is_made);
         write_private(&place_of(&self.list), &object.encode(), true)
     }
 
@@ -202,40 +216,74 @@ impl Folder {
 }
 
 fn place_of(list: &Path) -> PathBuf {
-    list.with_extension("place")
+    list.with_extension(&PLACE[1..])
+}
+
+fn parse(file: impl Read) -> Option<Manifest> {
+    let mut bytes = Vec::new();
+    file.take(MANIFEST_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Manifest::parse(&bytes)
+}
+
+fn read(list: &Path) -> Option<Manifest> {
+    parse(File::open(list).ok()?)
 }
 
 /// Removes lists whose folder was never made: they came again.
 fn remove_orphans(parts: &Path) {
     for name in parts::names(parts).unwrap_or_default() {
         let path = parts.join(&name);
-        if name.ends_with(LIST) && !place_of(&path).exists() && parts::is_old(&path, ORPHAN) {
+        let is_orphan = name.ends_with(LIST) && !place_of(&path).exists();
+        if is_orphan && parts::is_old(&path, ORPHAN) && read(&path).is_some() {
             let _left = parts::remove(&path);
         }
     }
 }
 
-/// Folders that were begun before.
+/// Folders that were begun before, oldest first. Those that nothing has come of for long are forgotten.
 fn begun(parts: &Path) -> Vec<Folder> {
-    let entries = std::fs::read_dir(parts).into_iter().flatten().filter_map(Result::ok);
-    let read = |place: PathBuf| {
-        let object = Object::parse(&std::fs::read(&place).ok()?).ok()?;
-        let list = place.with_extension(LIST.trim_start_matches('.'));
-        let manifest = Manifest::parse(&std::fs::read(&list).ok()?)?;
-        let root = PathBuf::from(object.text("root").ok()?);
-        let (from, id) = (object.text("from").ok()?, ChatId::parse(object.text("id").ok()?)?);
-        let mut folder = Folder::new(list, id, from, root.clone(), &manifest);
-        // What is there was placed before.
-        for file in &manifest.files {
-            if root.join(&file.path).exists() {
-                folder.missing.remove(&ChatId(file.id));
-            }
-        }
-        Some(folder)
+    let age = |path: &Path| {
+        let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
+        modified.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default()
     };
-    let places = entries.map(|entry| entry.path());
-    places
-        .filter(|path| path.extension().is_some_and(|end| end == "place"))
-        .filter_map(read)
-        .collect()
+    let names = parts::names(parts).unwrap_or_default().into_iter();
+    let mut places: Vec<_> = names
+        .filter(|name| name.ends_with(PLACE))
+        .map(|name| parts.join(name))
+        .map(|path| (age(&path), path))
+        .collect();
+    places.sort_by(|a, b| b.cmp(a));
+    let mut folders = Vec::new();
+    for (age, place) in places {
+        let list = place.with_extension(LIST.trim_start_matches('.'));
+        if age >= STALE {
+            let _left = [&place, &list].map(|path| parts::remove(path));
+            continue;
+        }
+        folders.extend(go_on(&place, list));
+    }
+    folders
+}
+
+/// A folder that was begun before.
+fn go_on(place: &Path, list: PathBuf) -> Option<Folder> {
+    let object = Object::parse(&std::fs::read(place).ok()?).ok()?;
+    let manifest = read(&list)?;
+    let (from, id) = (object.text("from").ok()?, ChatId::parse(object.text("id").ok()?)?);
+    let mut folder = Folder::new(list, id, from, &manifest);
+    folder.root = PathBuf::from(object.text("root").ok()?);
+    folder.is_made = object.get("made") == Some(&Json::Bool(true));
+    if !folder.is_made {
+        manifest.finish_folders(&folder.root).ok()?;
+        folder.is_made = true;
+        // Else that is done again next time, for nothing.
+        let _kept = folder.keep();
+    }
+    // What is there was placed before.
+    for file in &manifest.files {
+        if folder.root.join(&file.path).exists() {
+            folder.missing.remove(&ChatId(file.id));
+        }
+    }
+    Some(folder)
 }

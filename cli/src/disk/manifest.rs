@@ -147,15 +147,25 @@ impl Manifest {
     }
 
     /// Makes the folder, and all folders in it, within `into`: `name`, or `name (2)` and so on where that
-    /// is taken. They have the permissions that the user's umask leaves of 0755. Where that fails, what
-    /// was made is removed.
+    /// is taken, each of which `before` hears of before it is tried. They have the permissions that the
+    /// user's umask leaves of 0755. Where that fails, what was made is removed.
     ///
     /// # Errors
-    /// `InvalidInput` unless [`Self::is_safe`]; the operating system's.
-    pub fn make_folders(&self, into: &Path) -> io::Result<PathBuf> {
+    /// `InvalidInput` unless [`Self::is_safe`]; the operating system's, and those of `before`.
+    pub fn make_folders(
+        &self,
+        into: &Path,
+        mut before: impl FnMut(&Path) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
         let entries = self.entries().filter(|_| self.is_safe());
         let entries = entries.ok_or_else(|| invalid("this folder can't be made safely"))?;
-        let root = first_free(into, &self.name, numbered_folder, make_folder)?;
+        let make = |root: &Path| {
+            if std::fs::symlink_metadata(root).is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            before(root).and_then(|()| make_folder(root))
+        };
+        let root = first_free(into, &self.name, numbered_folder, make)?;
         let mut made = vec![root.clone()];
         for entry in entries.into_iter().filter(|entry| !entry.is_file) {
             let path = root.join(entry.path);
@@ -172,6 +182,26 @@ impl Manifest {
             let _flushed = sync_folder(&parent);
         }
         Ok(root)
+    }
+}
+
+impl Manifest {
+    /// Makes what a crash left out of the folders of `root`.
+    ///
+    /// # Errors
+    /// As [`Self::make_folders`].
+    pub fn finish_folders(&self, root: &Path) -> io::Result<()> {
+        let entries = self.entries().filter(|_| self.is_safe());
+        let entries = entries.ok_or_else(|| invalid("this folder can't be made safely"))?;
+        let folders =
+            entries.iter().filter(|entry| !entry.is_file).map(|entry| root.join(entry.path));
+        for path in core::iter::once(root.to_owned()).chain(folders) {
+            match make_folder(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -302,7 +332,7 @@ mod tests {
         for (folders, files) in cases {
             let manifest = manifest(folders, files);
             assert_eq!(Manifest::parse(&manifest.encode()), None, "{folders:?} {files:?}");
-            assert!(manifest.make_folders(Path::new("/nonexistent")).is_err());
+            assert!(manifest.make_folders(Path::new("/nonexistent"), |_| Ok(())).is_err());
         }
         let mut twice = manifest(&[], &["a", "b"]);
         twice.files[1].id = twice.files[0].id;
@@ -361,7 +391,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("thesis")).unwrap();
         let manifest = manifest(&["empty/er", "a"], &["a/b/c", "d"]);
-        let root = manifest.make_folders(folder.path()).unwrap();
+        let root = manifest.make_folders(folder.path(), |_| Ok(())).unwrap();
         assert_eq!(root, folder.path().join("thesis (2)"));
         for made in ["empty/er", "a/b"] {
             let meta = fs::metadata(root.join(made)).unwrap();
@@ -389,8 +419,8 @@ mod tests {
         let long = [&*"d".repeat(255); 16].join("/");
         let manifest = manifest(&["a/b", &long], &[]);
         assert!(manifest.is_safe());
-        manifest.make_folders(folder.path()).unwrap_err();
+        manifest.make_folders(folder.path(), |_| Ok(())).unwrap_err();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(manifest.make_folders(&folder.path().join("none")).is_err());
+        assert!(manifest.make_folders(&folder.path().join("none"), |_| Ok(())).is_err());
     }
 }

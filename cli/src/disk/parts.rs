@@ -83,9 +83,15 @@ pub(super) fn lock(part: &Path, make: bool) -> io::Result<File> {
         if !ours.is_file() {
             return Err(invalid(format!("{} is no regular file", part.display())));
         }
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+        if !named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            continue;
+        }
+        if ours.nlink() == 1 {
             return Ok(file);
         }
+        // It has another name: its final one, which it got by a link just before a crash. Nothing is to be
+        // written into it any more.
+        remove(part)?;
     }
     Err(taken())
 }

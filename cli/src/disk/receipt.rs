@@ -10,6 +10,7 @@ use super::parts;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Longest receipt, bytes.
@@ -59,7 +60,7 @@ pub(super) fn forget(parts: &Path, key: &Key) -> io::Result<()> {
 #[must_use]
 pub fn of_placed(parts: &Path) -> Vec<(Key, Vec<u8>, Receipt)> {
     let keys = parts::receipts(parts).unwrap_or_default().into_iter();
-    let placed = keys.filter(|key| key.paths(parts).is_ok_and(|(part, _)| !part.exists()));
+    let placed = keys.filter(|key| key.paths(parts).is_ok_and(|(part, _)| is_placed(&part)));
     placed
         .filter_map(|key| {
             let path = key.receipt(parts).ok()?;
@@ -67,6 +68,16 @@ pub fn of_placed(parts: &Path) -> Vec<(Key, Vec<u8>, Receipt)> {
             Some((key, note, Receipt { path }))
         })
         .collect()
+}
+
+/// Whether a partial file is none any more.
+fn is_placed(part: &Path) -> bool {
+    match std::fs::symlink_metadata(part) {
+        // Its final name is a second one of it, where a file system can't rename without replacing.
+        Ok(meta) if meta.nlink() > 1 => parts::remove(part).is_ok(),
+        Ok(_) => false,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -96,6 +107,18 @@ mod tests {
         assert_eq!((found, note.as_slice()), (placed, &b"placed"[..]));
         receipt.noted();
         assert!(of_placed(parts).is_empty());
+        // By a second name, the first of which a crash has left.
+        let part = partial.paths(parts).unwrap().0;
+        let name = parts.join("a.txt");
+        std::fs::hard_link(&part, &name).unwrap();
+        drop(parts::lock(&part, true).unwrap());
+        assert_eq!(std::fs::read(&name).unwrap(), b"x");
+        assert!(std::fs::read(&part).unwrap().is_empty(), "another");
+        std::fs::remove_file(&part).unwrap();
+        std::fs::hard_link(&name, &part).unwrap();
+        assert_eq!(of_placed(parts).len(), 1);
+        assert!(!part.exists() && name.exists());
+        std::fs::write(&part, "x").unwrap();
         forget(parts, &partial).unwrap();
         std::fs::remove_file(partial.paths(parts).unwrap().0).unwrap();
         assert!(of_placed(parts).is_empty());

@@ -48,14 +48,14 @@ impl Recent {
         Some((newest, text.is_empty() || text.ends_with('\n')))
     }
 
-    /// Adds a line.
-    pub fn note(&mut self, line: &str) {
+    /// Adds a line; whether the disk has taken it.
+    pub fn note(&mut self, line: &str) -> bool {
         if self.lines >= 2 * self.most {
             self.rewrite();
         }
-        if append(&self.path, line).is_ok() {
-            self.lines += 1;
-        }
+        let added = append(&self.path, line).is_ok();
+        self.lines += usize::from(added);
+        added
     }
 
     fn rewrite(&mut self) {
@@ -72,7 +72,11 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     make_private_folder(&folder_of(path)).map_err(|e| io::Error::other(e.to_string()))?;
     let mut options = OpenOptions::new();
     let mut file = options.append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(format!("{line}\n").as_bytes())
+    let before = file.metadata()?.len();
+    file.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| {
+        // The next line must not be glued to a part of this one.
+        let _left = file.set_len(before);
+    })
 }
 
 #[cfg(test)]
@@ -106,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new").join("list");
         let (mut recent, _) = open(&path);
-        (0..2 * MOST).for_each(|number| recent.note(&format!("{number:04}")));
+        (0..2 * MOST).for_each(|number| assert!(recent.note(&format!("{number:04}"))));
         // Reading fails there, and writing does not.
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(&path, &path).unwrap();
@@ -119,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new").join("list");
         let (mut recent, _) = open(&path);
-        (0..=2 * MOST).for_each(|number| recent.note(&format!("{number:04}")));
+        (0..=2 * MOST).for_each(|number| assert!(recent.note(&format!("{number:04}"))));
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), MOST + 1);
         let newest = open(&path).1;
         assert_eq!((newest.len(), newest.last().unwrap().as_str()), (MOST, "0100"));

@@ -17,6 +17,7 @@ use crate::text::{bytes, complain, list};
 use clawchat_core::id::{ChatId, OpId, SessionId, TransferId};
 use clawchat_core::limits::FILES_TAKEN;
 use clawchat_core::ops::{Chunk, FileFailure, Want};
+use clawchat_core::ranges::RangeSet;
 use clawchat_core::server::{Event, Server, StoredFile};
 use clawchat_core::time::Now;
 use clawchat_core::wire::json::{Json, Object};
@@ -24,6 +25,7 @@ use clawchat_core::wire::message::{FileError, FileOffer, Recipient, hex};
 use clawchat_mio::Remote;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -37,13 +39,16 @@ const LEFT: usize = 64;
 /// Files and folders of the outbox of which it is remembered that they can't be sent.
 const COMPLAINED: usize = 1024;
 
+/// A file that is durable, and where if it is the server's own.
+pub(super) type Kept = Box<(StoredFile, Option<PathBuf>)>;
+
 /// News for the loop.
 #[derive(Debug)]
 pub(super) enum News {
     /// A file that arrives is hashed.
     Hashed(Key, Hashed),
-    /// A file is durable, and where if it is the server's own; or it could not be made so.
-    Kept(TransferId, Result<(StoredFile, Option<PathBuf>), String>),
+    /// A file is durable, or it could not be made so.
+    Kept(TransferId, Key, Result<Kept, String>),
     /// What the operator sends from here is in the spool, to be offered; or it could not be put there.
     Queued(PathBuf, Result<Queued, String>, Option<mpsc::Sender<Object>>),
     /// There is one in the outbox.
@@ -64,6 +69,8 @@ pub(super) struct Files {
     /// What interrupted transfers left: their next ones go on with it.
     left: BTreeMap<Key, Arriving>,
     giving: BTreeMap<TransferId, Source>,
+    /// Those that are right, and being made durable.
+    keeping: BTreeSet<Key>,
     /// What those that are here and not yet judged are to become.
     complete: BTreeMap<TransferId, StoredFile>,
     /// Those that got bytes in this turn.
@@ -94,6 +101,7 @@ impl Files {
             has_ended: false,
             left: BTreeMap::new(),
             giving: BTreeMap::new(),
+            keeping: BTreeSet::new(),
             complete: BTreeMap::new(),
             touched: BTreeSet::new(),
             room_at: Instant::now(),
@@ -192,8 +200,10 @@ impl Files {
                 continue;
             }
             self.sessions.insert(transfer, session);
-            if let Err(reason) = self.take(server, now, transfer, &offer) {
-                server.cancel_file(now, transfer, &reason);
+            match self.take(server, now, transfer, &offer) {
+                Ok(true) => {}
+                Ok(false) => self.waiting.push_back((session, transfer, offer.clone())),
+                Err(reason) => server.cancel_file(now, transfer, &reason),
             }
             if self.arriving.contains_key(&transfer) {
                 *many += 1;
@@ -212,15 +222,19 @@ impl Files {
         self.arriving.remove(&transfer)
     }
 
-    /// Takes an offer, as far as there is room for it.
+    /// Takes an offer, as far as there is room for it. False when it has to wait: what another session brought
+    /// of the same file is still being seen to.
     fn take(
         &mut self,
         server: &mut Server,
         now: Now,
         transfer: TransferId,
         offer: &FileOffer,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let (key, failed) = (key_of(offer), |_| "the server's disk failed".to_owned());
+        if self.keeping.contains(&key) {
+            return Ok(false);
+        }
         let mut arriving = match self.left.remove(&key) {
             Some(left) => left,
             None => {
@@ -234,7 +248,10 @@ impl Files {
                 let hashed = move |digest| {
                     let _gone = remote.command(Command::File(News::Hashed(key, digest)));
                 };
-                Arriving::open(self.spool.parts(), offer, hashed).map_err(failed)?
+                match Arriving::open(self.spool.parts(), offer, hashed) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    opened => opened.map_err(failed)?,
+                }
             }
         };
         arriving.expected = None;
@@ -257,7 +274,7 @@ impl Files {
         } else {
             self.keep_left(arriving);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Decides over a file once all of it is here and hashed.
@@ -270,6 +287,7 @@ impl Files {
         };
         let incoming = Box::new(arriving.into_incoming());
         if right {
+            self.keeping.insert(key_of(&file.offer));
             self.work(Job::Keep(transfer, incoming, file));
         } else {
             self.work(Job::Discard(incoming));
@@ -317,7 +335,9 @@ impl Files {
                     self.judge(server, now, transfer);
                 }
             }
-            News::Kept(transfer, Ok((file, path))) => {
+            News::Kept(transfer, key, Ok(kept)) => {
+                let (file, path) = *kept;
+                self.keeping.remove(&key);
                 if let Some(path) = path {
                     let (from, sha256) = (&file.offer.from, hex(&file.sha256));
                     complain(&format!(
@@ -326,8 +346,11 @@ impl Files {
                     ));
                 }
                 server.file_checked(now, transfer, Ok(file));
+                self.confirm(server, now, &key);
             }
-            News::Kept(transfer, Err(what)) => {
+            News::Kept(transfer, key, Err(what)) => {
+                self.keeping.remove(&key);
+                self.has_ended = true;
                 complain(&what);
                 server.file_checked(now, transfer, Err(FileError::Disk));
             }
@@ -336,6 +359,20 @@ impl Files {
                 self.queued(server, path, queued, reply.as_ref());
             }
             News::Found(to, path) => self.send_from_outbox(server, to, path),
+        }
+    }
+
+    /// A file is here: who offers it too need not send it.
+    fn confirm(&mut self, server: &mut Server, now: Now, key: &Key) {
+        for (session, transfer, offer) in core::mem::take(&mut self.waiting) {
+            if key_of(&offer) != *key {
+                self.waiting.push_back((session, transfer, offer));
+                continue;
+            }
+            let mut all = RangeSet::new();
+            all.insert(0..offer.size);
+            // One that is over is no loss.
+            let _over = server.accept_file(now, transfer, &all, offer.size);
         }
     }
 
@@ -466,6 +503,8 @@ impl Files {
         }
         if self.room_at.elapsed() >= ROOM_EVERY {
             self.room_at = Instant::now();
+            // Of some that wait nobody tells when they may go on.
+            self.has_ended = true;
             self.look_for_room(server, now);
             self.run(Errand::Scan);
         }

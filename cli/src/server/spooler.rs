@@ -1,6 +1,6 @@
 //! The thread that does for files what takes long: makes them durable, and passes what has gone to all.
 
-use super::files::News;
+use super::files::{Kept, News};
 use super::run::Command;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming};
@@ -112,8 +112,9 @@ pub(super) fn start(
                 Job::Save(checkpoint) => drop(checkpoint.save()),
                 Job::Discard(incoming) => drop(incoming.discard()),
                 Job::Keep(transfer, incoming, file) => {
+                    let key = incoming.key().clone();
                     let kept = keep(&spool, &mut inbox, *incoming, file);
-                    let _gone = remote.command(Command::File(News::Kept(transfer, kept)));
+                    let _gone = remote.command(Command::File(News::Kept(transfer, key, kept)));
                 }
                 Job::Delivered(op, (from, id), by) => {
                     let done = delivered(&spool, &from, id, &by).is_ok();
@@ -150,8 +151,10 @@ impl Inbox {
                 let is_list = Folders::is_list_named(&file.name, file.size);
                 // A list whose folder was not made comes again.
                 if !is_list || folders.has_list(&(file.from.clone(), ChatId(file.id))) {
-                    received.note(&line);
                     files.push(file);
+                    if !received.note(&line) {
+                        continue;
+                    }
                 }
             }
             receipt.noted();
@@ -166,13 +169,13 @@ fn keep(
     inbox: &mut Inbox,
     incoming: Incoming,
     mut file: StoredFile,
-) -> Result<(StoredFile, Option<PathBuf>), String> {
+) -> Result<Kept, String> {
     let failed = |error: io::Error| {
         format!("a file from {} could not be stored: {}", file.offer.from, disk::plain(&error))
     };
     let to_us = |to: &Recipient| matches!(to, Recipient::Member(name) if name == SERVER_MEMBER);
     if to_us(&file.offer.to) {
-        let folder = inbox.folders.folder_for(&file.offer).map_err(failed)?;
+        let folder = inbox.folders.folder_for(&file.offer, &incoming).map_err(failed)?;
         let mut noted = meta(&file);
         noted.recipients.clear();
         let noted = noted.encode();
@@ -184,17 +187,18 @@ fn keep(
             None
         });
         // After that: a list that is known has its folder.
-        inbox.received.note(&String::from_utf8_lossy(&noted));
-        receipt.noted();
+        if inbox.received.note(&String::from_utf8_lossy(&noted)) {
+            receipt.noted();
+        }
         inbox.folders.settle();
-        return Ok((file, Some(root.unwrap_or(path))));
+        return Ok(Box::new((file, Some(root.unwrap_or(path)))));
     }
     if file.to.is_empty() {
         incoming.discard().map_err(failed)?;
     } else {
         spool.add(&meta(&file), incoming).map_err(failed)?;
     }
-    Ok((file, None))
+    Ok(Box::new((file, None)))
 }
 
 /// Notes that a member has a file; when it waits for nobody any more, it goes.
@@ -255,8 +259,8 @@ mod tests {
 
         /// Killed as soon as it lies under its name.
         fn place_and_die(&self, inbox: &Inbox, file: &StoredFile, bytes: &[u8]) -> PathBuf {
-            let folder = inbox.folders.folder_for(&file.offer).unwrap();
             let incoming = self.incoming(file, bytes);
+            let folder = inbox.folders.folder_for(&file.offer, &incoming).unwrap();
             incoming.place(&folder, &file.offer.name, &meta(file).encode()).unwrap().0
         }
 
@@ -267,6 +271,51 @@ mod tests {
             names.sort();
             names
         }
+    }
+
+    #[test]
+    fn what_only_is_named_like_a_list_is_a_file() {
+        let world = World::new();
+        let (mut inbox, _) = world.inbox();
+        world.keep(&mut inbox, &World::file(1, "notes.clawchat-folder", b"text"), b"text");
+        assert_eq!(world.entries(), ["notes.clawchat-folder"]);
+    }
+
+    #[test]
+    fn a_crash_while_a_folder_is_made_leaves_no_second_one() {
+        let world = World::new();
+        let (inbox, _) = world.inbox();
+        let file = |path: &str, id| ManifestFile { path: path.into(), id: [id; 16], size: 1 };
+        let manifest = Manifest {
+            name: "photos".into(),
+            folders: vec!["empty".into()],
+            files: vec![file("a.txt", 2), file("b/c.txt", 3)],
+        };
+        let list = manifest.encode();
+        let file = World::file(1, "photos.clawchat-folder", &list);
+        let path = world.place_and_die(&inbox, &file, &list);
+        // As it is after the first folder.
+        let root = world.0.path().join("inbox/photos");
+        std::fs::create_dir(&root).unwrap();
+        let place = format!(
+            r#"{{"from":"ann","id":"{}","root":"{}","made":false}}"#,
+            file.offer.id,
+            root.display()
+        );
+        disk::write_private(&path.with_extension("place"), place.as_bytes(), false).unwrap();
+        drop(inbox);
+        let (mut inbox, known) = world.inbox();
+        assert_eq!(ids(&known), [1]);
+        assert!(root.join("b").is_dir() && root.join("empty").is_dir());
+        world.keep(&mut inbox, &World::file(3, "c.txt", b"c"), b"c");
+        assert!(root.join("b/c.txt").exists());
+        // Of which nothing has come for a month.
+        let places = path.with_extension("place");
+        let file = std::fs::File::options().write(true).open(&places).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(40 * 86_400)).unwrap();
+        drop(world.inbox());
+        assert!(!places.exists() && !path.exists());
+        assert_eq!(world.entries(), [".clawchat-parts", "photos"]);
     }
 
     #[test]
