@@ -104,18 +104,12 @@ impl<'a> Taker<'a> {
         self.received = received;
         // What a process before this one placed, and was killed before it noted that.
         for (key, note, receipt) in receipt::of_placed(&self.into.join(PARTS)) {
-            let note = String::from_utf8_lossy(&note);
-            let Some((place, name)) = note.rsplit_once('\n') else { continue };
-            // Of another server, it waits for a session with that.
-            if place != self.received.place() {
-                continue;
-            }
-            let (file, is_list) =
-                ((key.from, ChatId(key.id)), Folders::is_list_named(name, key.size));
-            // A list whose folder was not made comes again.
-            let known = !is_list || self.folders.has_list(&file);
-            if !known || self.received.note_file(&file.0, &file.1) {
-                receipt.noted();
+            let file = (key.from, ChatId(key.id));
+            match self.folders.placed_before(&file, &note) {
+                // Of another server, it waits for a session with that.
+                Some(place) if place != self.received.place() => {}
+                Some(_) if !self.received.note_file(&file.0, &file.1) => {}
+                Some(_) | None => receipt.noted(),
             }
         }
     }
@@ -385,7 +379,9 @@ impl<'a> Taker<'a> {
     ) {
         let (name, incoming) = (offer.name.clone(), arriving.into_incoming());
         let folder = self.folders.folder_for(offer, &incoming);
-        let note = format!("{}\n{name}", self.received.place()).into_bytes();
+        let place = self.received.place();
+        let note = folder.as_ref().map(|folder| self.folders.receipt(folder, &place));
+        let note = note.unwrap_or_default();
         let placed = smol::unblock(move || incoming.place(&folder?, &name, &note)).await;
         let (path, receipt) = match placed {
             Ok(placed) => placed,
@@ -404,8 +400,8 @@ impl<'a> Taker<'a> {
         // After that: a list that is known has its folder.
         if self.received.note_file(&offer.from, &offer.id) {
             receipt.noted();
+            self.folders.settle();
         }
-        self.folders.settle();
         self.link.handle.file_checked(transfer, Ok(()));
         self.done += offer.size;
         self.taken += 1;

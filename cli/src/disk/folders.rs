@@ -14,6 +14,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// How the name of a folder's list ends.
 pub const LIST: &str = ".clawchat-folder";
@@ -46,16 +47,29 @@ impl Folders {
         all
     }
 
-    /// Whether an offer is one of a folder's list.
+    /// Whether an offer may be one of a folder's list.
     #[must_use]
     pub fn is_list(offer: &FileOffer) -> bool {
-        Self::is_list_named(&offer.name, offer.size)
+        offer.name.ends_with(LIST) && offer.size <= MANIFEST_MAX as u64
     }
 
-    /// The same of an offer's name and its size, bytes.
+    /// What the receipt of a file says that goes to `folder`, for a note in a line of text.
     #[must_use]
-    pub fn is_list_named(name: &str, size: u64) -> bool {
-        name.ends_with(LIST) && size <= MANIFEST_MAX as u64
+    pub fn receipt(&self, folder: &Path, note: &str) -> Vec<u8> {
+        let kind = if self.is_for_lists(folder) { "list" } else { "file" };
+        format!("{kind} {note}").into_bytes()
+    }
+
+    /// The note of a file that was placed before a crash, by its sender and id, from its receipt; `None` for
+    /// a list whose folder was not made: that comes again.
+    #[must_use]
+    pub fn placed_before(&self, key: &(String, ChatId), receipt: &[u8]) -> Option<String> {
+        let (kind, note) = core::str::from_utf8(receipt).ok()?.split_once(' ')?;
+        (kind != "list" || self.has_list(key)).then(|| note.to_owned())
+    }
+
+    fn is_for_lists(&self, folder: &Path) -> bool {
+        folder == self.into.join(PARTS)
     }
 
     /// Whether a file, by its sender and id, belongs to a folder on its way.
@@ -65,8 +79,7 @@ impl Folders {
     }
 
     /// Whether the folder of a list, by its sender and id, has been made, and its files are on their way.
-    #[must_use]
-    pub fn has_list(&self, (from, id): &(String, ChatId)) -> bool {
+    fn has_list(&self, (from, id): &(String, ChatId)) -> bool {
         self.folders.iter().any(|folder| folder.is_of(from, *id))
     }
 
@@ -94,7 +107,7 @@ impl Folders {
     /// # Errors
     /// 73: the folders can't be made, and the files will come side by side.
     pub fn placed(&mut self, offer: &FileOffer, path: &Path) -> Outcome<Option<PathBuf>> {
-        if path.parent() != Some(&self.into.join(PARTS)) {
+        if !path.parent().is_some_and(|folder| self.is_for_lists(folder)) {
             let key = (offer.from.clone(), offer.id);
             self.folders.iter_mut().for_each(|folder| folder.has_got(&key));
             return Ok(None);
@@ -192,8 +205,10 @@ impl Folder {
 
     /// A file is in its place.
     fn has_got(&mut self, (from, id): &(String, ChatId)) {
-        if self.from == *from {
-            self.missing.remove(id);
+        if self.from == *from && self.missing.remove(id).is_some() {
+            // It goes stale by the last that came. If that can't be written, it does so earlier.
+            let place = File::options().write(true).open(place_of(&self.list));
+            let _touched = place.and_then(|place| place.set_modified(SystemTime::now()));
         }
     }
 

@@ -76,10 +76,7 @@ pub(super) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 
 /// Has `make` make the first of `name`, `name (2)`, … in `folder` for which it does not say
 /// `AlreadyExists`, and gives its path.
-///
-/// # Errors
-/// `InvalidInput` for a name that [`is_file_name`] refuses, and those of `make`.
-pub fn first_free(
+pub(super) fn first_free(
     folder: &Path,
     name: &str,
     numbered: fn(&str, u32) -> String,

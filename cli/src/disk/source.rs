@@ -20,6 +20,7 @@ pub struct Source {
 /// What changes with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    inode: u64,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -34,8 +35,17 @@ impl Stamp {
         Ok(Self::of(&std::fs::symlink_metadata(path)?))
     }
 
+    /// What is the same as long as it is this file with this content, to be written down: other permissions
+    /// or names change nothing.
+    #[must_use]
+    pub fn content(&self) -> String {
+        let (seconds, nanoseconds) = self.modified;
+        format!("{}-{}-{seconds}.{nanoseconds}", self.inode, self.size)
+    }
+
     fn of(meta: &Metadata) -> Self {
         Self {
+            inode: meta.ino(),
             size: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
             changed: (meta.ctime(), meta.ctime_nsec()),

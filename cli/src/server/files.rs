@@ -1,8 +1,9 @@
 //! Files at the server (PROTOCOL 5.6): what members send is kept in the spool until those it is for
 //! have it; what is for the server itself goes to its inbox.
 
-use super::admin;
-use super::operator::{self, Errand, Queue, Queued};
+mod sending;
+
+use super::operator::{self, Errand, Queued};
 use super::run::Command;
 use super::spooler::{self, Job};
 use crate::disk;
@@ -11,16 +12,16 @@ use crate::disk::incoming::Key;
 use crate::disk::room::Room;
 use crate::disk::source::Source;
 use crate::disk::spool::Spool;
-use crate::failure::Exit;
 use crate::files::{Arriving, Hashed, key_of};
-use crate::text::{bytes, complain, list};
+use crate::text::{bytes, complain};
+use clawchat_core::error::SendError;
 use clawchat_core::id::{ChatId, OpId, SessionId, TransferId};
 use clawchat_core::limits::FILES_TAKEN;
 use clawchat_core::ops::{Chunk, FileFailure, Want};
 use clawchat_core::ranges::RangeSet;
 use clawchat_core::server::{Event, Server, StoredFile};
 use clawchat_core::time::Now;
-use clawchat_core::wire::json::{Json, Object};
+use clawchat_core::wire::json::Object;
 use clawchat_core::wire::message::{FileError, FileOffer, Recipient, hex};
 use clawchat_mio::Remote;
 use core::time::Duration;
@@ -36,9 +37,6 @@ const ROOM_EVERY: Duration = Duration::from_secs(5);
 /// What was left by interrupted transfers is kept in memory for so many at most; the disk has it all.
 const LEFT: usize = 64;
 
-/// Files and folders of the outbox of which it is remembered that they can't be sent.
-const COMPLAINED: usize = 1024;
-
 /// A file that is durable, and where if it is the server's own.
 pub(super) type Kept = Box<(StoredFile, Option<PathBuf>)>;
 
@@ -53,6 +51,8 @@ pub(super) enum News {
     Queued(PathBuf, Result<Queued, String>, Option<mpsc::Sender<Object>>),
     /// There is one in the outbox.
     Found(Recipient, PathBuf),
+    /// What was sent from there can't be removed, and why.
+    Stuck(PathBuf, String),
 }
 
 /// All files of the server.
@@ -79,7 +79,7 @@ pub(super) struct Files {
     /// What of the outbox is being put into the spool.
     leaving: BTreeSet<PathBuf>,
     /// Why something of it can't be sent, where that was said.
-    complained: BTreeSet<PathBuf>,
+    complained: BTreeMap<PathBuf, String>,
     jobs: mpsc::Sender<Job>,
     errands: mpsc::Sender<Errand>,
     remote: Remote<Command>,
@@ -92,7 +92,7 @@ impl Files {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
         let worker = spooler::start(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
         let (errands, to_run) = mpsc::channel();
-        operator::start(Arc::clone(&spool), folder.to_owned(), to_run, remote.clone());
+        operator::start(Arc::clone(&spool), folder, to_run, remote.clone());
         Self {
             spool,
             arriving: BTreeMap::new(),
@@ -106,7 +106,7 @@ impl Files {
             touched: BTreeSet::new(),
             room_at: Instant::now(),
             leaving: BTreeSet::new(),
-            complained: BTreeSet::new(),
+            complained: BTreeMap::new(),
             jobs,
             errands,
             remote,
@@ -202,7 +202,12 @@ impl Files {
             self.sessions.insert(transfer, session);
             match self.take(server, now, transfer, &offer) {
                 Ok(true) => {}
-                Ok(false) => self.waiting.push_back((session, transfer, offer.clone())),
+                Ok(false) => {
+                    if Folders::is_list(&offer) {
+                        lists.insert(offer.from.clone());
+                    }
+                    self.waiting.push_back((session, transfer, offer.clone()));
+                }
                 Err(reason) => server.cancel_file(now, transfer, &reason),
             }
             if self.arriving.contains_key(&transfer) {
@@ -267,12 +272,14 @@ impl Files {
                 0
             }
         };
-        let taken = server.accept_file(now, transfer, arriving.have(), limit);
-        // An offer that is gone meanwhile is made again.
-        if taken.is_ok() {
-            self.arriving.insert(transfer, arriving);
-        } else {
-            self.keep_left(arriving);
+        match server.accept_file(now, transfer, arriving.have(), limit) {
+            Ok(()) => drop(self.arriving.insert(transfer, arriving)),
+            Err(SendError::WindowFull) => {
+                self.keep_left(arriving);
+                return Ok(false);
+            }
+            // An offer that is gone meanwhile is made again.
+            Err(_) => self.keep_left(arriving),
         }
         Ok(true)
     }
@@ -300,7 +307,8 @@ impl Files {
         self.complete.remove(&transfer);
         self.waiting.retain(|(_, other, _)| *other != transfer);
         let Some(mut arriving) = self.no_longer(transfer) else { return };
-        if matches!(result, Err(FileFailure::Cancelled(_))) {
+        // Only one that was interrupted is gone on with.
+        if !matches!(result, Err(FileFailure::Interrupted)) {
             self.work(Job::Discard(Box::new(arriving.into_incoming())));
             return;
         }
@@ -359,6 +367,7 @@ impl Files {
                 self.queued(server, path, queued, reply.as_ref());
             }
             News::Found(to, path) => self.send_from_outbox(server, to, path),
+            News::Stuck(path, why) => self.complain_once(path, &why),
         }
     }
 
@@ -372,101 +381,9 @@ impl Files {
             let mut all = RangeSet::new();
             all.insert(0..offer.size);
             // One that is over is no loss.
-            let _over = server.accept_file(now, transfer, &all, offer.size);
-        }
-    }
-
-    /// What the operator sends is offered, and said to be.
-    fn queued(
-        &mut self,
-        server: &mut Server,
-        path: PathBuf,
-        queued: Result<Queued, String>,
-        reply: Option<&mpsc::Sender<Object>>,
-    ) {
-        let answer = match queued {
-            Ok(Queued { files, folder, left_out }) => {
-                self.complained.remove(&path);
-                // The list of a folder is no file of it.
-                let content = files.iter().skip(usize::from(folder));
-                let (size, count) =
-                    (content.clone().map(|file| file.offer.size).sum::<u64>(), content.len());
-                let first = files.first().map(|file| {
-                    Object::new()
-                        .with("ok", true)
-                        .with("id", file.offer.id.to_string())
-                        .with("size", size)
-                        .with("sha256", hex(&file.sha256))
-                        .with("to", list(file.to.iter().map(String::as_str)))
-                        .with("files", count as u64)
-                        .with("left_out", left_out.into_iter().map(Json::from).collect::<Vec<_>>())
-                });
-                let mut refused = 0;
-                for file in files {
-                    let (from, id) = (file.offer.from.clone(), file.offer.id.0);
-                    if !server.keep_file(file) {
-                        refused += 1;
-                        // It was sent before a crash, and everybody has it. What can't be removed goes at
-                        // the next start.
-                        let _left = self.spool.remove(&from, &id);
-                    }
-                }
-                first.filter(|_| refused == 0).unwrap_or_else(|| {
-                    admin::refuse(Exit::CannotWrite, "the server keeps no more files", None)
-                })
-            }
-            Err(what) => {
-                if reply.is_none() {
-                    self.complain_once(path, &what);
-                }
-                admin::refuse(Exit::CannotWrite, &what, None)
-            }
-        };
-        if let Some(reply) = reply {
-            let _gone = reply.send(answer);
-        }
-    }
-
-    /// Sends what the operator put into the outbox.
-    fn send_from_outbox(&mut self, server: &Server, to: Recipient, path: PathBuf) {
-        if let Some(members) = server.recipients(&to) {
-            if self.leaving.insert(path.clone()) {
-                self.run(Errand::Queue(Queue { to, members, path, consume: true, reply: None }));
-            }
-            return;
-        }
-        let what = format!("{}: there is no {to}", path.display());
-        self.complain_once(path, &what);
-    }
-
-    /// Says why something of the outbox can't be sent: it is tried again every few seconds.
-    fn complain_once(&mut self, path: PathBuf, what: &str) {
-        if self.complained.len() >= COMPLAINED {
-            // They are said again rather than remembered without end.
-            self.complained.clear();
-        }
-        if self.complained.insert(path) {
-            complain(what);
-        }
-    }
-
-    /// Sends a file that the operator names.
-    pub(super) fn send(
-        &self,
-        server: &Server,
-        to: &str,
-        path: PathBuf,
-        reply: mpsc::Sender<Object>,
-    ) {
-        let to = Recipient::parse(to);
-        match to.and_then(|to| server.recipients(&to).map(|members| (to, members))) {
-            Some((to, members)) => {
-                let reply = Some(reply);
-                self.run(Errand::Queue(Queue { to, members, path, consume: false, reply }));
-            }
-            None => {
-                let what = "there is no such member or room, or nobody in it";
-                let _gone = reply.send(admin::refuse(Exit::NoSuchFile, what, None));
+            let taken = server.accept_file(now, transfer, &all, offer.size);
+            if taken == Err(SendError::WindowFull) {
+                self.waiting.push_back((session, transfer, offer));
             }
         }
     }

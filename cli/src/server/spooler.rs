@@ -1,6 +1,7 @@
 //! The thread that does for files what takes long: makes them durable, and passes what has gone to all.
 
 use super::files::{Kept, News};
+use super::outbox;
 use super::run::Command;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming};
@@ -61,20 +62,23 @@ pub(super) fn meta(file: &StoredFile) -> Meta {
 /// # Errors
 /// 73, 78.
 pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
-    for part in ["inbox", "outbox", "leaving", "spool", "spool/parts"] {
+    for part in ["inbox", "outbox", "sending", "spool", "spool/parts"] {
         disk::make_private_folder(&folder.join(part))?;
     }
     let path = folder.join("spool");
     let parts = path.join("parts");
     disk::incoming::make_private(&parts).map_err(|error| disk::cannot_write(&parts, &error))?;
-    for kept in [&path, &parts] {
+    let sending = folder.join("sending");
+    for kept in [&path, &parts, &sending] {
         let entries = std::fs::read_dir(kept).map_err(|error| disk::cannot_write(kept, &error))?;
         for entry in entries.filter_map(Result::ok) {
             disk::check_private(&entry.path())?;
         }
     }
-    let opened = Spool::open(&path, quota.unwrap_or(QUOTA));
-    opened.map_err(|error| disk::cannot_write(&path, &error))
+    let failed = |error: io::Error| disk::cannot_write(&path, &error);
+    let spool = Spool::open(&path, quota.unwrap_or(QUOTA)).map_err(failed)?;
+    outbox::undo(&sending, &spool).map_err(failed)?;
+    Ok(spool)
 }
 
 /// The files that the spool keeps, and those that the inbox got, as the machine takes them.
@@ -145,16 +149,13 @@ impl Inbox {
         let (mut received, lines) =
             Recent::open(path, FILES_REMEMBERED, |line| Meta::parse(line.as_bytes()).is_some());
         let mut files: Vec<_> = lines.iter().filter_map(|line| read(line)).collect();
-        for (_, note, receipt) in receipt::of_placed(parts) {
-            let line = String::from_utf8_lossy(&note);
-            if let Some(file) = read(&line) {
-                let is_list = Folders::is_list_named(&file.name, file.size);
-                // A list whose folder was not made comes again.
-                if !is_list || folders.has_list(&(file.from.clone(), ChatId(file.id))) {
-                    files.push(file);
-                    if !received.note(&line) {
-                        continue;
-                    }
+        for (key, note, receipt) in receipt::of_placed(parts) {
+            if let Some(line) = folders.placed_before(&(key.from, ChatId(key.id)), &note)
+                && let Some(file) = read(&line)
+            {
+                files.push(file);
+                if !received.note(&line) {
+                    continue;
                 }
             }
             receipt.noted();
@@ -178,8 +179,9 @@ fn keep(
         let folder = inbox.folders.folder_for(&file.offer, &incoming).map_err(failed)?;
         let mut noted = meta(&file);
         noted.recipients.clear();
-        let noted = noted.encode();
-        let placed = incoming.place(&folder, &file.offer.name, &noted);
+        let noted = String::from_utf8_lossy(&noted.encode()).into_owned();
+        let note = inbox.folders.receipt(&folder, &noted);
+        let placed = incoming.place(&folder, &file.offer.name, &note);
         let (path, receipt) = placed.map_err(failed)?;
         file.to.clear();
         let root = inbox.folders.placed(&file.offer, &path).unwrap_or_else(|failure| {
@@ -187,10 +189,10 @@ fn keep(
             None
         });
         // After that: a list that is known has its folder.
-        if inbox.received.note(&String::from_utf8_lossy(&noted)) {
+        if inbox.received.note(&noted) {
             receipt.noted();
+            inbox.folders.settle();
         }
-        inbox.folders.settle();
         return Ok(Box::new((file, Some(root.unwrap_or(path)))));
     }
     if file.to.is_empty() {
@@ -261,7 +263,9 @@ mod tests {
         fn place_and_die(&self, inbox: &Inbox, file: &StoredFile, bytes: &[u8]) -> PathBuf {
             let incoming = self.incoming(file, bytes);
             let folder = inbox.folders.folder_for(&file.offer, &incoming).unwrap();
-            incoming.place(&folder, &file.offer.name, &meta(file).encode()).unwrap().0
+            let line = String::from_utf8(meta(file).encode()).unwrap();
+            let note = inbox.folders.receipt(&folder, &line);
+            incoming.place(&folder, &file.offer.name, &note).unwrap().0
         }
 
         fn entries(&self) -> Vec<String> {
@@ -279,6 +283,9 @@ mod tests {
         let (mut inbox, _) = world.inbox();
         world.keep(&mut inbox, &World::file(1, "notes.clawchat-folder", b"text"), b"text");
         assert_eq!(world.entries(), ["notes.clawchat-folder"]);
+        let other = World::file(2, "other.clawchat-folder", b"text");
+        world.place_and_die(&inbox, &other, b"text");
+        assert_eq!(ids(&world.inbox().1), [1, 2], "also when it is killed");
     }
 
     #[test]

@@ -199,7 +199,8 @@ pub enum Event {
         /// Bytes of it that the member has.
         held: u64,
     },
-    /// A transfer that the host knows of has ended by the peer or with its session.
+    /// A transfer that the host knows of has ended: by the peer, with its session, or since another one has
+    /// brought the same file.
     FileEnded {
         /// Which.
         transfer: TransferId,

@@ -269,11 +269,12 @@ impl Server {
 
     /// All of a member's file has arrived.
     fn file_complete(&mut self, now: Now, id: SessionId, transfer: TransferId, sha256: [u8; 32]) {
-        let Some(Transfer { number, what: What::In { offer, to, .. }, .. }) =
+        let Some(Transfer { number, what: What::In { offer, to, known }, .. }) =
             self.files.transfers.get(&transfer)
         else {
             return;
         };
+        let hosted = *known == Known::No;
         let key = (offer.from.clone(), offer.id);
         if let Some((_, known)) = self.files.known.get(&key) {
             let result = if *known == sha256 { Ok(()) } else { Err(FileError::Hash) };
@@ -281,6 +282,11 @@ impl Server {
             self.files.end(transfer);
             if let Some(entry) = self.sessions.get_mut(id) {
                 entry.session.checked_file(now, count, result);
+            }
+            if hosted {
+                // Another transfer brought it meanwhile: the host has no use for this one.
+                let result = result.map_err(FileFailure::Checked);
+                self.events.push_back(Event::FileEnded { transfer, result });
             }
             return;
         }

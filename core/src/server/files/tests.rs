@@ -481,6 +481,26 @@ fn transfers_at_once_and_more_than_may_wait() {
     assert!(scene.parties[bob].got.iter().all(|(o, got)| *got == content(got.len(), o.id.0[0])));
 }
 
+/// Whoever offers one file twice at once costs the host nothing that stays.
+#[test]
+fn a_file_that_another_transfer_brought_ends_at_the_host_too() {
+    let mut scene = Scene::new();
+    let ann = scene.join("ann");
+    scene.join("bob");
+    scene.parties[ann].hashes = false;
+    let offers = [(); 2].map(|()| scene.offer(ann, 1, "@bob", content(10, 1)));
+    scene.run(1000);
+    assert_eq!(scene.arriving.len(), 2);
+    for transfer in offers {
+        let now = scene.now;
+        scene.parties[ann].client.file_digest(now, transfer, sha256(&content(10, 1)));
+        scene.run(1000);
+        assert!(scene.parties[ann].ended.contains(&(transfer, Ok(()))));
+    }
+    assert!(scene.arriving.is_empty() && scene.server.files.transfers.is_empty());
+    assert_eq!(scene.parties[1].got.len(), 1);
+}
+
 #[test]
 fn what_is_known_is_taken_a_few_at_a_time() {
     let mut scene = Scene::new();
