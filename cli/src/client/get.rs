@@ -56,7 +56,10 @@ pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
             End::Paused | End::Done => link.leave().await?,
         }
         if unfinished > 0 {
-            let what = format!("paused: {unfinished} files are not whole yet");
+            let what = match unfinished {
+                1 => "paused: a file is not whole yet".to_owned(),
+                _ => format!("paused: {unfinished} files are not whole yet"),
+            };
             let failure = Failure::new(Exit::TransferIncomplete, what);
             return Err(failure.advice("the same command goes on with them"));
         }

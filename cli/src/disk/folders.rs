@@ -257,15 +257,11 @@ fn remove_orphans(parts: &Path) {
 
 /// Folders that were begun before, oldest first. Those that nothing has come of for long are forgotten.
 fn begun(parts: &Path) -> Vec<Folder> {
-    let age = |path: &Path| {
-        let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
-        modified.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default()
-    };
     let names = parts::names(parts).unwrap_or_default().into_iter();
     let mut places: Vec<_> = names
         .filter(|name| name.ends_with(PLACE))
         .map(|name| parts.join(name))
-        .map(|path| (age(&path), path))
+        .filter_map(|path| Some((parts::age(&path)?, path)))
         .collect();
     places.sort_by(|a, b| b.cmp(a));
     let mut folders = Vec::new();

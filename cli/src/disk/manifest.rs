@@ -157,8 +157,7 @@ impl Manifest {
         into: &Path,
         mut before: impl FnMut(&Path) -> io::Result<()>,
     ) -> io::Result<PathBuf> {
-        let entries = self.entries().filter(|_| self.is_safe());
-        let entries = entries.ok_or_else(|| invalid("this folder can't be made safely"))?;
+        let folders = self.folders_in()?;
         let make = |root: &Path| {
             if std::fs::symlink_metadata(root).is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -167,8 +166,8 @@ impl Manifest {
         };
         let root = first_free(into, &self.name, numbered_folder, make)?;
         let mut made = vec![root.clone()];
-        for entry in entries.into_iter().filter(|entry| !entry.is_file) {
-            let path = root.join(entry.path);
+        for folder in folders {
+            let path = root.join(folder);
             if let Err(error) = make_folder(&path) {
                 // Only what is empty can go, so nothing goes that is not ours.
                 made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path)));
@@ -183,18 +182,13 @@ impl Manifest {
         }
         Ok(root)
     }
-}
 
-impl Manifest {
     /// Makes what a crash left out of the folders of `root`.
     ///
     /// # Errors
-    /// As [`Self::make_folders`].
+    /// `InvalidInput` unless [`Self::is_safe`]; the operating system's.
     pub fn finish_folders(&self, root: &Path) -> io::Result<()> {
-        let entries = self.entries().filter(|_| self.is_safe());
-        let entries = entries.ok_or_else(|| invalid("this folder can't be made safely"))?;
-        let folders =
-            entries.iter().filter(|entry| !entry.is_file).map(|entry| root.join(entry.path));
+        let folders = self.folders_in()?.into_iter().map(|folder| root.join(folder));
         for path in core::iter::once(root.to_owned()).chain(folders) {
             match make_folder(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -202,6 +196,14 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// All folders in it, each before what is in it.
+    fn folders_in(&self) -> io::Result<Vec<&str>> {
+        let entries = self.entries().filter(|_| self.is_safe());
+        let entries = entries.ok_or_else(|| invalid("this folder can't be made safely"))?;
+        let folders = entries.into_iter().filter(|entry| !entry.is_file);
+        Ok(folders.map(|entry| entry.path).collect())
     }
 }
 
@@ -410,6 +412,18 @@ mod tests {
             (again.name.as_str(), &*again.folders),
             ("thesis (2)", &["a/b".into(), "empty/er".to_owned()][..])
         );
+    }
+
+    #[test]
+    fn what_a_crash_left_out_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("thesis");
+        let manifest = manifest(&["empty/er"], &["a/b/c"]);
+        for _ in 0..2 {
+            manifest.finish_folders(&root).unwrap();
+            assert!(root.join("empty/er").is_dir() && root.join("a/b").is_dir());
+            fs::remove_dir(root.join("a/b")).unwrap();
+        }
     }
 
     #[test]

@@ -197,9 +197,13 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
 
 /// Whether a file was last written so long ago. One from the future was written just now.
 pub(super) fn is_old(path: &Path, older_than: Duration) -> bool {
-    let age = |modified| SystemTime::now().duration_since(modified).unwrap_or_default();
-    let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
-    modified.is_ok_and(|modified| age(modified) >= older_than)
+    age(path).is_some_and(|age| age >= older_than)
+}
+
+/// For how long nobody has written a file.
+pub(super) fn age(path: &Path) -> Option<Duration> {
+    let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok()?;
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
 #[cfg(test)]

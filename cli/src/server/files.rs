@@ -5,7 +5,7 @@ mod sending;
 
 use super::operator::{self, Errand, Queued};
 use super::run::Command;
-use super::spooler::{self, Job};
+use super::spooler::{self, Inbox, Job};
 use crate::disk;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::Key;
@@ -88,9 +88,13 @@ pub(super) struct Files {
 
 impl Files {
     /// Of the state folder `folder`.
-    pub(super) fn start(spool: Spool, folder: &Path, remote: Remote<Command>) -> Self {
+    pub(super) fn start(
+        (spool, inbox): (Spool, Inbox),
+        folder: &Path,
+        remote: Remote<Command>,
+    ) -> Self {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
-        let worker = spooler::start(Arc::clone(&spool), folder.to_owned(), work, remote.clone());
+        let worker = spooler::start(Arc::clone(&spool), inbox, work, remote.clone());
         let (errands, to_run) = mpsc::channel();
         operator::start(Arc::clone(&spool), folder, to_run, remote.clone());
         Self {

@@ -90,27 +90,14 @@ impl Taking {
     /// stays, to be sent next.
     ///
     /// # Errors
-    /// What can't be removed, and why: it is to be tried again.
+    /// What can't be removed first, and why: it is to be tried again.
     pub(super) fn go_on(&self) -> Result<(), String> {
-        let stuck = |path: &Path, error: &io::Error| {
-            format!("{} is sent, but can't be removed: {}", path.display(), plain(error))
-        };
+        let mut first = Ok(());
         for (path, content) in &self.files {
-            match Stamp::at(path) {
-                Ok(now) if now.content() == *content => {
-                    std::fs::remove_file(path).map_err(|error| stuck(path, &error))?;
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(stuck(path, &error));
-                }
-                Ok(_) | Err(_) => {}
-            }
+            let removed = remove_sent(path, content);
+            first = first.and(removed);
         }
-        remove_empty(&self.entry).map_err(|(path, error)| stuck(&path, &error))?;
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(stuck(&self.path, &error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        first.and_then(|()| remove_empty(&self.entry)).and_then(|()| remove(&self.path))
     }
 
     /// Paths from the outbox on: it may be found elsewhere by the next process. `None` for what is no text,
@@ -203,11 +190,35 @@ pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
     entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
 }
 
+fn stuck(path: &Path, error: &io::Error) -> String {
+    format!(
+        "{} is sent, but can't be removed: {}; nothing more is sent of it until it is gone",
+        path.display(),
+        plain(error)
+    )
+}
+
+fn remove(path: &Path) -> Result<(), String> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(stuck(path, &error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes a file unless it is another by now.
+fn remove_sent(path: &Path, content: &str) -> Result<(), String> {
+    match Stamp::at(path) {
+        Ok(now) if now.content() == content => remove(path),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(stuck(path, &error)),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Removes a folder and those in it if nothing else is in them. What is no folder, or not there, stays so.
 ///
 /// # Errors
 /// The first that is empty and can't be removed.
-fn remove_empty(path: &Path) -> Result<(), (PathBuf, io::Error)> {
+fn remove_empty(path: &Path) -> Result<(), String> {
     let (mut ahead, mut folders) = (vec![path.to_owned()], Vec::new());
     while let Some(folder) = ahead.pop() {
         if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
@@ -219,7 +230,7 @@ fn remove_empty(path: &Path) -> Result<(), (PathBuf, io::Error)> {
     for folder in folders.into_iter().rev() {
         match std::fs::remove_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-                return Err((folder, error));
+                return Err(stuck(&folder, &error));
             }
             Ok(()) | Err(_) => {}
         }

@@ -7,7 +7,7 @@ use super::compromising::Compromising;
 use super::files::{Files, News};
 use super::journal::Journal;
 use super::resources::{self, Resources, Usage};
-use super::spooler;
+use super::spooler::{self, Inbox};
 use super::store::Store;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
@@ -90,6 +90,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
     let (identity, fresh) = commands::ensure_identity(&store, &arguments.setup, common.quiet)?;
     let journal = Journal::open(&folder.join("chat.journal"))?;
     let spool = spooler::open(&folder, arguments.file_quota)?;
+    let (inbox, files) = spooler::stored(&spool, &folder);
     let members = store.members()?;
     let first_member = (fresh && members.is_empty()).then(|| "owner".to_owned());
     let config = ServerConfig {
@@ -102,7 +103,7 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         members,
         credentials: store.credentials()?,
         chats: journal.chats(),
-        files: spooler::stored(&spool, &folder),
+        files,
         max_sessions: arguments.max_sessions.map_or(SESSIONS, usize::from),
         key_limits: KeyLimits::default(),
         provider: cipher::provider(),
@@ -115,13 +116,13 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         arguments.bind
     };
     let driver = Driver::new(server, bind.clone()).map_err(failed)?;
-    let kept = (store, journal, spool);
+    let kept = (store, journal, (spool, inbox));
     serve(driver, kept, first_member, &bind, common, json)
 }
 
 fn serve(
     driver: Driver<ServerHost>,
-    (store, journal, spool): (Store, Journal, Spool),
+    (store, journal, files): (Store, Journal, (Spool, Inbox)),
     first_member: Option<String>,
     bind: &[IpAddr],
     common: &Common,
@@ -143,7 +144,7 @@ fn serve(
         askers: BTreeMap::new(),
         compromising: Compromising::default(),
         resources: Resources::default(),
-        files: Files::start(spool, &folder, remote.clone()),
+        files: Files::start(files, &folder, remote.clone()),
         remote: remote.clone(),
         first_member,
         failure: None,

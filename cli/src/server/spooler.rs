@@ -19,7 +19,7 @@ use clawchat_core::wire::message::{FileOffer, Recipient, SERVER_MEMBER};
 use clawchat_mio::Remote;
 use core::time::Duration;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -81,8 +81,8 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
     Ok(spool)
 }
 
-/// The files that the spool keeps, and those that the inbox got, as the machine takes them.
-pub(super) fn stored(spool: &Spool, folder: &Path) -> Vec<StoredFile> {
+/// The inbox, and the files that the spool keeps and those that the inbox got, as the machine takes them.
+pub(super) fn stored(spool: &Spool, folder: &Path) -> (Inbox, Vec<StoredFile>) {
     let file = |meta: Meta| {
         let to = Recipient::parse(&meta.to)?;
         let (id, name, size, from) = (ChatId(meta.id), meta.name, meta.size, meta.from);
@@ -90,21 +90,20 @@ pub(super) fn stored(spool: &Spool, folder: &Path) -> Vec<StoredFile> {
         let (sha256, to) = (meta.sha256, meta.recipients);
         Some(StoredFile { offer, sha256, to, stored_at: UnixMs(meta.stored_at) })
     };
-    let (_, received) = Inbox::open(folder, spool.parts());
-    received.into_iter().chain(spool.list()).filter_map(file).collect()
+    let (inbox, received) = Inbox::open(folder, spool.parts());
+    (inbox, received.into_iter().chain(spool.list()).filter_map(file).collect())
 }
 
 /// The thread for what takes long.
 pub(super) fn start(
     spool: Arc<Spool>,
-    folder: PathBuf,
+    mut inbox: Inbox,
     work: mpsc::Receiver<Job>,
     remote: Remote<Command>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let _left = disk::incoming::sweep(spool.parts(), FILE_AGE);
         let mut swept = Instant::now();
-        let (mut inbox, _) = Inbox::open(&folder, spool.parts());
         while let Ok(job) = work.recv() {
             // Parts that nobody goes on with would count against the quota for ever.
             if swept.elapsed() >= SWEEP_EVERY {
@@ -132,7 +131,8 @@ pub(super) fn start(
 }
 
 /// The server's own files.
-struct Inbox {
+#[derive(Debug)]
+pub(super) struct Inbox {
     folders: Folders,
     /// Which files it got: one that is offered again, since its sender did not learn of it before a crash,
     /// is not taken twice.
@@ -222,6 +222,7 @@ mod tests {
     use crate::disk::incoming::Key;
     use crate::failure::Exit;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     struct World(tempfile::TempDir);
 
