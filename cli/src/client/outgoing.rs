@@ -207,7 +207,8 @@ fn folder(
             (fresh_id()?, Manifest::of(&walked, || ids.next().unwrap_or_default()))
         }
     };
-    let encoded = manifest.encode();
+    let encoded =
+        manifest.to_send().map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let text = String::from_utf8(encoded.clone())
         .map_err(|_| Failure::new(Exit::Failed, "the list of the folder is no text"))?;
     let (size, changed) = (encoded.len() as u64, String::new());

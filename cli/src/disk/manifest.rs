@@ -77,6 +77,22 @@ impl Manifest {
             .encode()
     }
 
+    /// The same, as it is sent.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one that no receiver would take: with more than 100,000 entries, the folders of files
+    /// among them, or 16 MiB.
+    pub fn to_send(&self) -> io::Result<Vec<u8>> {
+        let list = self.encode();
+        match Self::parse(&list) {
+            Some(_) => Ok(list),
+            None => Err(invalid(format!(
+                "more is in {} than one list holds: send the folders in it one by one",
+                self.name
+            ))),
+        }
+    }
+
     /// Reads one that somebody sent; `None` when it is malformed, or would do harm: see
     /// [`Self::is_safe`].
     #[must_use]
@@ -386,6 +402,11 @@ mod tests {
         assert!(Manifest::parse(&padded).is_some());
         padded.push(b' ');
         assert!(Manifest::parse(&padded).is_none());
+        assert!(many(3).to_send().is_ok() && many(ENTRIES_MAX).to_send().is_err());
+        let long = |at: usize| format!("{at}{}", &*"n".repeat(250));
+        let files = (0..60_000).map(|at| file(&long(at), at as u128)).collect();
+        let error = Manifest { files, ..manifest(&[], &[]) }.to_send().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod folder;
 pub mod folders;
 mod have;
 pub mod incoming;
+pub mod inside;
 mod manifest;
 mod parts;
 pub mod place;
@@ -161,6 +162,10 @@ fn write_atomic(path: &Path, bytes: &[u8], replace: bool) -> io::Result<File> {
 }
 
 fn holds(path: &Path, bytes: &[u8]) -> bool {
+    #[cfg(test)]
+    if faults::strike().is_err() {
+        return false;
+    }
     std::fs::read(path).map(Zeroizing::new).is_ok_and(|there| **there == *bytes)
 }
 
@@ -245,20 +250,30 @@ pub(crate) mod faults {
     use std::io;
 
     thread_local! {
-        static FAIL: Cell<u32> = const { Cell::new(0) };
+        /// How many go well first, and how many fail then.
+        static FAIL: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
     }
 
     /// The next `count` flushes fail.
     pub(crate) fn fail_syncs(count: u32) {
-        FAIL.set(count);
+        fail_later(0, count);
+    }
+
+    /// After `well` more flushes, and looks at what was written, `count` fail.
+    pub(crate) fn fail_later(well: u32, count: u32) {
+        FAIL.set((well, count));
     }
 
     pub(crate) fn strike() -> io::Result<()> {
         match FAIL.get() {
-            0 => Ok(()),
-            left => {
-                FAIL.set(left - 1);
+            (_, 0) => Ok(()),
+            (0, left) => {
+                FAIL.set((0, left - 1));
                 Err(io::Error::other("the disk is broken"))
+            }
+            (well, left) => {
+                FAIL.set((well - 1, left));
+                Ok(())
             }
         }
     }

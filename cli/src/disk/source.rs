@@ -2,10 +2,12 @@
 
 use super::place::invalid;
 use core::fmt;
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,18 @@ impl Stamp {
     /// The operating system's.
     pub fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&std::fs::symlink_metadata(path)?))
+    }
+
+    /// The same, told in another way.
+    pub(super) fn of_stat(stat: &Stat) -> Self {
+        // What it is of differs from one system to the other.
+        let nanoseconds = |n| i64::try_from(n).unwrap_or_default();
+        Self {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+        }
     }
 
     /// What is the same as long as it is this file with this content, to be written down: other permissions
@@ -88,6 +102,11 @@ impl Source {
     /// # Errors
     /// `InvalidInput` for what is no regular file; the operating system's.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::open_in(rustix::fs::CWD, path.as_os_str(), path)
+    }
+
+    /// The same, of a name in a folder; `path` is what it is called.
+    pub(super) fn open_in(folder: impl AsFd, name: &OsStr, path: &Path) -> io::Result<Self> {
         let is = |what: &str| invalid(format!("{} is {what}", path.display()));
         let flags = OFlags::RDONLY
             | OFlags::NOFOLLOW
@@ -95,7 +114,7 @@ impl Source {
             | OFlags::NONBLOCK
             | OFlags::NOCTTY
             | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
             Err(Errno::LOOP) => return Err(is("a symbolic link")),
             Err(Errno::NXIO) => return Err(is("no regular file")),
             opened => File::from(opened?),

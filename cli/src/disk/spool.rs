@@ -191,15 +191,33 @@ impl Spool {
     /// # Errors
     /// The operating system's; then it is as before, or its data goes at the next start.
     pub fn remove(&self, from: &str, id: &[u8; 16]) -> io::Result<()> {
+        self.remove_all(from, core::slice::from_ref(id))
+    }
+
+    /// Removes files, with one flush for all of them.
+    ///
+    /// # Errors
+    /// The first of the operating system's; the others are removed all the same.
+    pub fn remove_all(&self, from: &str, ids: &[[u8; 16]]) -> io::Result<()> {
         let _writing = locked(&self.writing);
-        if self.get(from, id).is_none() {
-            return Ok(());
+        let (mut done, mut any) = (Ok(()), false);
+        for id in ids.iter().filter(|id| self.get(from, id).is_some()) {
+            any = true;
+            let removed = self.remove_one(from, id);
+            done = done.and(removed);
         }
+        if any {
+            let flushed = sync_folder(&self.folder).or_else(|_| sync_folder(&self.folder));
+            done = done.and(flushed);
+        }
+        done
+    }
+
+    fn remove_one(&self, from: &str, id: &[u8; 16]) -> io::Result<()> {
         // From here on it is none, whatever happens.
         remove(&self.path(from, id, META))?;
         locked(&self.files).remove(&(from.to_owned(), *id));
-        remove(&self.path(from, id, DATA))?;
-        sync_folder(&self.folder).or_else(|_| sync_folder(&self.folder))
+        remove(&self.path(from, id, DATA))
     }
 
     /// What is known of a file.
@@ -237,10 +255,11 @@ impl Spool {
         self.used_without(None)
     }
 
-    /// Whether the quota has room for another file of this size.
+    /// Whether the quota has room for others of these sizes.
     #[must_use]
-    pub fn room_for(&self, size: u64) -> Room {
-        Room::between(size.max(LEAST), self.quota.saturating_sub(self.used()))
+    pub fn room_for(&self, sizes: impl Iterator<Item = u64>) -> Room {
+        let needs = sizes.map(|size| size.max(LEAST)).fold(0, u64::saturating_add);
+        Room::between(needs, self.quota.saturating_sub(self.used()))
     }
 
     /// The same for a file that may be there in part already, and is then not counted twice.

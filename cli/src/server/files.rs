@@ -5,7 +5,7 @@ mod sending;
 
 use super::operator::{self, Errand, Queued};
 use super::run::Command;
-use super::spooler::{self, Inbox, Job};
+use super::spooler::{self, Inbox, Job, Opened};
 use crate::disk;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::Key;
@@ -47,12 +47,15 @@ pub(super) enum News {
     Hashed(Key, Hashed),
     /// A file is durable, or it could not be made so.
     Kept(TransferId, Key, Result<Kept, String>),
-    /// What the operator sends from here is in the spool, to be offered; or it could not be put there.
-    Queued(PathBuf, Result<Queued, String>, Option<mpsc::Sender<Object>>),
+    /// What the operator sends from here is in the spool, to be offered; or it could not be put there; or
+    /// somebody is still writing in it.
+    Queued(PathBuf, Option<Result<Queued, String>>, Option<mpsc::Sender<Object>>),
     /// There is one in the outbox.
     Found(Recipient, PathBuf),
-    /// What was sent from there can't be removed, and why.
+    /// What lies there can't be sent, or was sent and can't be removed, and why.
     Stuck(PathBuf, String),
+    /// That was all that there is.
+    Scanned,
 }
 
 /// All files of the server.
@@ -80,6 +83,8 @@ pub(super) struct Files {
     leaving: BTreeSet<PathBuf>,
     /// Why something of it can't be sent, where that was said.
     complained: BTreeMap<PathBuf, String>,
+    /// The outbox is being looked into.
+    is_scanning: bool,
     jobs: mpsc::Sender<Job>,
     errands: mpsc::Sender<Errand>,
     remote: Remote<Command>,
@@ -89,14 +94,14 @@ pub(super) struct Files {
 impl Files {
     /// Of the state folder `folder`.
     pub(super) fn start(
-        (spool, inbox): (Spool, Inbox),
+        (Opened { spool, taking }, inbox): (Opened, Inbox),
         folder: &Path,
         remote: Remote<Command>,
     ) -> Self {
         let (spool, (jobs, work)) = (Arc::new(spool), mpsc::channel());
         let worker = spooler::start(Arc::clone(&spool), inbox, work, remote.clone());
         let (errands, to_run) = mpsc::channel();
-        operator::start(Arc::clone(&spool), folder, to_run, remote.clone());
+        operator::start(Arc::clone(&spool), folder, taking, to_run, remote.clone());
         Self {
             spool,
             arriving: BTreeMap::new(),
@@ -111,6 +116,7 @@ impl Files {
             room_at: Instant::now(),
             leaving: BTreeSet::new(),
             complained: BTreeMap::new(),
+            is_scanning: false,
             jobs,
             errands,
             remote,
@@ -368,10 +374,13 @@ impl Files {
             }
             News::Queued(path, queued, reply) => {
                 self.leaving.remove(&path);
-                self.queued(server, path, queued, reply.as_ref());
+                if let Some(queued) = queued {
+                    self.queued(server, path, queued, reply.as_ref());
+                }
             }
             News::Found(to, path) => self.send_from_outbox(server, to, path),
             News::Stuck(path, why) => self.complain_once(path, &why),
+            News::Scanned => self.is_scanning = false,
         }
     }
 
@@ -427,7 +436,10 @@ impl Files {
             // Of some that wait nobody tells when they may go on.
             self.has_ended = true;
             self.look_for_room(server, now);
-            self.run(Errand::Scan);
+            // One at a time: they wait while something large is copied.
+            if !core::mem::replace(&mut self.is_scanning, true) {
+                self.run(Errand::Scan);
+            }
         }
     }
 

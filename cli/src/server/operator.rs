@@ -1,34 +1,34 @@
 //! What the operator sends: files and folders, by a command or through the outbox. Copied into the spool on a
 //! thread of its own, so that a large one keeps nobody else's files waiting.
 
+mod plan;
+
 use super::files::News;
-use super::outbox::{self, Copying, Taking, entries};
+use super::outbox::{Copying, Taking, entries};
 use super::run::Command;
-use super::spooler::meta;
 use crate::disk;
-use crate::disk::folder::{Manifest, WalkedFile, walk};
-use crate::disk::folders::LIST;
-use crate::disk::incoming::{Incoming, Key};
-use crate::disk::room::Room;
-use crate::disk::source::Source;
 use crate::disk::spool::Spool;
 use clawchat_core::id::ChatId;
 use clawchat_core::server::StoredFile;
-use clawchat_core::time::UnixMs;
 use clawchat_core::wire::json::Object;
-use clawchat_core::wire::message::{FileOffer, Recipient, SERVER_MEMBER, is_file_name};
+use clawchat_core::wire::message::{Recipient, SERVER_MEMBER};
 use clawchat_mio::Remote;
 use core::time::Duration;
-use sha2::{Digest as _, Sha256};
+use plan::{Copier, Plan, fresh_id, has_room};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
-/// Bytes copied at a time.
-const COPY: usize = 1 << 20;
 /// What lies in the outbox untouched for so long is whole.
 const SETTLED: Duration = Duration::from_secs(2);
+/// What fails is tried again after so many times what the attempt took: where it fails late, as on a broken disk,
+/// its copies are not to be all that the server does.
+const AGAIN: u32 = 10;
+/// After so long at the latest.
+const AGAIN_MAX: Duration = Duration::from_secs(3600);
 
 /// Work for the thread.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Queue {
     pub(super) to: Recipient,
     pub(super) members: Vec<String>,
     pub(super) path: PathBuf,
-    /// It is taken from where it is.
+    /// It is taken from where it is: the outbox.
     pub(super) consume: bool,
     /// Who asked for it.
     pub(super) reply: Option<mpsc::Sender<Object>>,
@@ -63,37 +63,46 @@ pub(super) struct Queued {
 }
 
 /// The thread ends when nobody can give it errands any more, or with the process: what it was copying then is
-/// done away with at the next start.
+/// done away with at the next start. `taking` is what earlier processes left to be removed from the outbox.
 pub(super) fn start(
     spool: Arc<Spool>,
     folder: &Path,
+    taking: Vec<Taking>,
     errands: mpsc::Receiver<Errand>,
     remote: Remote<Command>,
 ) {
-    let mut sender = Sender::new(spool, folder);
+    let mut sender = Sender::new(spool, folder, taking);
     std::thread::spawn(move || {
         // Copies that were cut: nobody goes on with them.
         sender.spool.discard_parts(SERVER_MEMBER);
+        let tell = |news| {
+            let _gone = remote.command(Command::File(news));
+        };
         while let Ok(errand) = errands.recv() {
             match errand {
                 Errand::Queue(what) => {
-                    let queued = sender.queue(&what).map_err(|error| {
-                        format!("cannot send {}: {}", what.path.display(), disk::plain(&error))
-                    });
-                    let news = News::Queued(what.path, queued, what.reply);
-                    let _gone = remote.command(Command::File(news));
+                    let queued = match sender.queue(&what) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                        queued => Some(queued.map_err(|error| unsent(&what.path, &error))),
+                    };
+                    tell(News::Queued(what.path, queued, what.reply));
                 }
                 Errand::Scan => {
-                    for (path, why) in sender.go_on_taking() {
-                        let _gone = remote.command(Command::File(News::Stuck(path, why)));
+                    for (path, why) in sender.go_on() {
+                        tell(News::Stuck(path, why));
                     }
-                    for (to, path) in sender.scan() {
-                        let _gone = remote.command(Command::File(News::Found(to, path)));
+                    for found in sender.scan() {
+                        tell(found);
                     }
+                    tell(News::Scanned);
                 }
             }
         }
     });
+}
+
+fn unsent(path: &Path, error: &io::Error) -> String {
+    format!("cannot send {}: {}", path.display(), disk::plain(error))
 }
 
 /// Sends what the operator sends.
@@ -105,260 +114,156 @@ struct Sender {
     sending: PathBuf,
     /// What is sent, and not wholly removed from the outbox.
     taking: Vec<Taking>,
+    /// What is not sent, of which copies are still to be removed.
+    undoing: Vec<(PathBuf, Copying)>,
+    /// What failed, and when it is tried again.
+    again: BTreeMap<PathBuf, Instant>,
+    /// The time, `unix_s`, before which what has settled was last changed.
+    settled_before: fn() -> i64,
 }
 
 impl Sender {
     /// Of the state folder `folder`.
-    fn new(spool: Arc<Spool>, folder: &Path) -> Self {
+    fn new(spool: Arc<Spool>, folder: &Path, taking: Vec<Taking>) -> Self {
         let (outbox, sending) = (folder.join("outbox"), folder.join("sending"));
-        let taking = outbox::begun(&sending, &outbox);
-        Self { spool, outbox, sending, taking }
+        let (undoing, again) = (Vec::new(), BTreeMap::new());
+        Self { spool, outbox, sending, taking, undoing, again, settled_before }
     }
 
     /// Copies what the operator sends into the spool: all of it, or nothing; and takes it from the outbox.
+    ///
+    /// # Errors
+    /// `WouldBlock` when somebody is still writing in it.
     fn queue(&mut self, what: &Queue) -> io::Result<Queued> {
+        let started = Instant::now();
+        let queued = self.copy(what);
+        if what.consume && queued.is_err() {
+            let pause = started.elapsed().saturating_mul(AGAIN).min(AGAIN_MAX);
+            self.again.insert(what.path.clone(), Instant::now() + pause);
+        }
+        queued
+    }
+
+    fn copy(&mut self, what: &Queue) -> io::Result<Queued> {
+        let before = self.settled_before;
+        let settled = || match what.consume && !is_settled(&what.path, before())? {
+            true => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            false => Ok(()),
+        };
+        // Others may have been copied since it was found.
+        settled()?;
         let plan = Plan::of(what)?;
-        self.has_room(plan.size())?;
-        let ids = plan.ids();
-        let copying = Copying::begin(&self.sending, ChatId(fresh_id()?), &ids)?;
-        let mut copier = Copier { spool: &self.spool, what, files: Vec::new(), copied: Vec::new() };
-        let done = copier.all(&plan).and_then(|()| {
-            if what.consume {
-                let copied = core::mem::take(&mut copier.copied);
-                copying.take(&self.outbox, &what.path, copied).map(Some)
-            } else {
-                copying.keep().map(|()| None)
+        has_room(&self.spool, plan.sizes())?;
+        let mut copier = Copier::new(&self.spool, what)?;
+        let mut copying = Copying::begin(&self.sending, ChatId(fresh_id()?), plan.ids())?;
+        let done = copier.all(&plan).and_then(|()| settled()).and_then(|()| {
+            if !what.consume {
+                return copying.keep().map(|()| None);
             }
+            let taken = copier.taken(&plan).ok_or(io::ErrorKind::InvalidInput)?;
+            copying.take(&self.outbox, taken).map(Some)
         });
         match done {
             Ok(taking) => {
+                let files = copier.files;
                 // At once; what can't be removed is tried again at the next look.
                 self.taking.extend(taking.filter(|taking| taking.go_on().is_err()));
-                let folder = plan.list.is_some();
-                Ok(Queued { files: copier.files, folder, left_out: plan.left_out })
+                Ok(Queued { files, folder: plan.list.is_some(), left_out: plan.left_out })
             }
             Err(error) => {
-                copying.undo(&self.spool, &ids);
+                if copying.undo(&self.spool).is_err() {
+                    self.undoing.push((what.path.clone(), copying));
+                }
                 self.spool.discard_parts(SERVER_MEMBER);
                 Err(error)
             }
         }
     }
 
-    fn has_room(&self, size: u64) -> io::Result<()> {
-        has_room(&self.spool, size)
-    }
-
-    /// Goes on removing what was sent; what can't be removed, and why.
-    fn go_on_taking(&mut self) -> Vec<(PathBuf, String)> {
+    /// Goes on with what could not be ended; what that still is of, and why.
+    fn go_on(&mut self) -> Vec<(PathBuf, String)> {
         let mut stuck = Vec::new();
-        self.taking.retain(|taking| match taking.go_on() {
-            Ok(()) => false,
-            Err(why) => {
-                stuck.push((taking.entry().to_owned(), why));
-                true
-            }
+        let mut still = |path: &Path, why| {
+            stuck.push((path.to_owned(), why));
+            true
+        };
+        self.taking.retain(|taking| taking.go_on().is_err_and(|why| still(&taking.entry(), why)));
+        self.undoing.retain(|(path, copying)| {
+            copying.undo(&self.spool).is_err_and(|error| still(path, unsent(path, &error)))
         });
         stuck
     }
 
     /// The files and folders in the outbox that nobody has touched for a moment: `outbox/@member/NAME` and
     /// `outbox/#room/NAME`.
-    fn scan(&self) -> Vec<(Recipient, PathBuf)> {
-        let now = clawchat_mio::clock::now().wall.secs();
-        let before = i64::try_from(now.saturating_sub(SETTLED.as_secs())).unwrap_or(i64::MAX);
-        let is_sent = |path: &PathBuf| self.taking.iter().any(|taking| taking.entry() == path);
+    fn scan(&mut self) -> Vec<News> {
+        let (now, before) = (Instant::now(), (self.settled_before)());
+        self.again.retain(|_, at| *at > now);
+        let is_busy = |path: &PathBuf| {
+            self.again.contains_key(path)
+                || self.taking.iter().any(|taking| taking.entry() == *path)
+                || self.undoing.iter().any(|(other, _)| other == path)
+        };
         let mut found = Vec::new();
         for folder in entries(&self.outbox) {
             let name = folder.file_name().and_then(|name| name.to_str());
-            if let Some(to) = name.and_then(Recipient::parse) {
-                let paths = entries(&folder).into_iter().filter(|path| !is_sent(path));
-                let ready = |path: &PathBuf| is_sendable(path) && is_settled(path, before);
-                found.extend(paths.filter(ready).map(|path| (to.clone(), path)));
-            }
+            let Some(to) = name.and_then(Recipient::parse) else { continue };
+            let paths = entries(&folder).into_iter().filter(|path| !is_busy(path));
+            found.extend(paths.filter(|path| is_sendable(path)).filter_map(
+                |path| match is_settled(&path, before) {
+                    Ok(true) => Some(News::Found(to.clone(), path)),
+                    Ok(false) => None,
+                    Err(error) => {
+                        let why = unsent(&path, &error);
+                        Some(News::Stuck(path, why))
+                    }
+                },
+            ));
         }
         found
     }
-}
-
-fn has_room(spool: &Spool, size: u64) -> io::Result<()> {
-    match spool.room_for(size) {
-        Room::Enough => Ok(()),
-        Room::Missing { needs, has } => {
-            Err(refused(&format!("the quota has {has} bytes left of {needs}")))
-        }
-    }
-}
-
-/// What is to be copied.
-#[derive(Debug)]
-struct Plan {
-    /// The list of a folder: its name, its content, and the id of its offer.
-    list: Option<(String, Vec<u8>, [u8; 16])>,
-    files: Vec<Planned>,
-    /// What of a folder is not sent, and why.
-    left_out: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Planned {
-    path: PathBuf,
-    id: [u8; 16],
-    size: u64,
-}
-
-impl Plan {
-    fn of(what: &Queue) -> io::Result<Self> {
-        if std::fs::symlink_metadata(&what.path)?.is_dir() {
-            return Self::of_folder(what);
-        }
-        name_of(&what.path)?;
-        let (path, id) = (what.path.clone(), fresh_id()?);
-        let size = Source::open(&path)?.size();
-        Ok(Self { list: None, files: vec![Planned { path, id, size }], left_out: Vec::new() })
-    }
-
-    fn of_folder(what: &Queue) -> io::Result<Self> {
-        let walked = walk(&what.path)?;
-        let left_out: Vec<String> = walked.skipped.iter().map(ToString::to_string).collect();
-        if let (true, Some(first)) = (what.consume, left_out.first()) {
-            // It would stay behind for ever.
-            return Err(refused(&format!("it has something that is not sent: {first}")));
-        }
-        let ids = walked.files.iter().map(|_| fresh_id()).collect::<io::Result<Vec<_>>>()?;
-        let mut next = ids.iter().copied();
-        let list = Manifest::of(&walked, || next.next().unwrap_or_default()).encode();
-        let list = Some((format!("{}{LIST}", walked.name), list, fresh_id()?));
-        let planned = |(file, id): (WalkedFile, _)| {
-            let WalkedFile { source, size, .. } = file;
-            Planned { path: source, id, size }
-        };
-        Ok(Self { list, files: walked.files.into_iter().zip(ids).map(planned).collect(), left_out })
-    }
-
-    /// Bytes of all that is in it.
-    fn size(&self) -> u64 {
-        self.files.iter().map(|file| file.size).fold(0, u64::saturating_add)
-    }
-
-    fn ids(&self) -> Vec<[u8; 16]> {
-        let list = self.list.iter().map(|(_, _, id)| *id);
-        list.chain(self.files.iter().map(|file| file.id)).collect()
-    }
-}
-
-struct Copier<'a> {
-    spool: &'a Spool,
-    what: &'a Queue,
-    /// What is in the spool.
-    files: Vec<StoredFile>,
-    /// Where it was, and its content.
-    copied: Vec<(PathBuf, String)>,
-}
-
-impl Copier<'_> {
-    /// The list of a folder, and then its files.
-    fn all(&mut self, plan: &Plan) -> io::Result<()> {
-        if let Some((name, list, id)) = &plan.list {
-            self.add(name.clone(), list.len() as u64, *id, |incoming| {
-                incoming.write(0, list)?;
-                Ok(Sha256::digest(list).into())
-            })?;
-        }
-        plan.files.iter().try_for_each(|file| self.file(file))
-    }
-
-    fn file(&mut self, planned: &Planned) -> io::Result<()> {
-        let Planned { path, id, size } = planned;
-        let (name, source) = (name_of(path)?, Source::open(path)?);
-        if *size != source.size() {
-            let what = format!("{} was changed since it was looked at", path.display());
-            return Err(refused(&what));
-        }
-        self.add(name, *size, *id, |incoming| copy(&source, incoming))?;
-        self.copied.push((path.clone(), source.stamp().content()));
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        name: String,
-        size: u64,
-        id: [u8; 16],
-        fill: impl FnOnce(&mut Incoming) -> io::Result<[u8; 32]>,
-    ) -> io::Result<()> {
-        has_room(self.spool, size)?;
-        let from = SERVER_MEMBER.to_owned();
-        let key = Key { from: from.clone(), id, size };
-        // One that can't be filled is done away with by whoever asked for all of them.
-        let mut incoming = Incoming::open(self.spool.parts(), &key)?;
-        if let Room::Missing { needs, has } = incoming.reserve()? {
-            return Err(refused(&format!("the disk has {has} bytes left of {needs}")));
-        }
-        let sha256 = fill(&mut incoming)?;
-        // The list of a folder is older than its files: it goes first.
-        let after = self.files.last().map_or(0, |last| last.stored_at.0 + 1);
-        let stored_at = UnixMs(clawchat_mio::clock::now().wall.0.max(after));
-        let offer = FileOffer { id: ChatId(id), name, size, to: self.what.to.clone(), from };
-        let file = StoredFile { offer, sha256, to: self.what.members.clone(), stored_at };
-        self.spool.add(&meta(&file), incoming)?;
-        self.files.push(file);
-        Ok(())
-    }
-}
-
-fn name_of(path: &Path) -> io::Result<String> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.filter(|name| is_file_name(name));
-    Ok(name.ok_or_else(|| refused("receivers take no file of this name"))?.to_owned())
-}
-
-fn fresh_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(id)
-}
-
-fn refused(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
-}
-
-fn copy(source: &Source, into: &mut Incoming) -> io::Result<[u8; 32]> {
-    let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; COPY]);
-    while at < source.size() {
-        let length = usize::try_from(source.size() - at).unwrap_or(COPY).min(COPY);
-        source.read_at(at, &mut buffer[..length])?;
-        hash.update(&buffer[..length]);
-        into.write(at, &buffer[..length])?;
-        at += length as u64;
-    }
-    source.check().map_err(|changed| refused(&changed.to_string()))?;
-    Ok(hash.finalize().into())
 }
 
 fn is_sendable(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir())
 }
 
+/// The time, `unix_s`, before which what nobody touches any more was last changed.
+fn settled_before() -> i64 {
+    let now = clawchat_mio::clock::now().wall.secs();
+    i64::try_from(now.saturating_sub(SETTLED.as_secs())).unwrap_or(i64::MAX)
+}
+
 /// Whether a file, or all that is in a folder, was last changed before a time, `unix_s`. By the change of its
 /// inode: copies may keep the times of what they are copies of.
-fn is_settled(path: &Path, before: i64) -> bool {
+///
+/// # Errors
+/// What can't be looked at, but for what is gone.
+fn is_settled(path: &Path, before: i64) -> io::Result<bool> {
     let mut ahead = vec![path.to_owned()];
     while let Some(path) = ahead.pop() {
-        let Ok(meta) = std::fs::symlink_metadata(&path) else { return false };
-        if meta.ctime() > before {
-            return false;
+        let meta = match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            meta => meta?,
+        };
+        if meta.ctime() >= before {
+            return Ok(false);
         }
         if meta.is_dir() {
             ahead.extend(entries(&path));
         }
     }
-    true
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::recover;
     use super::*;
+    use crate::disk::faults::{fail_later, fail_syncs};
+    use crate::disk::folder::Manifest;
+    use crate::disk::incoming::{Incoming, Key};
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     const QUOTA: u64 = 100_000;
@@ -372,10 +277,11 @@ mod tests {
         fn new() -> Self {
             let temp = tempfile::tempdir().unwrap();
             for folder in ["outbox/@bob", "sending"] {
-                std::fs::create_dir_all(temp.path().join(folder)).unwrap();
+                fs::create_dir_all(temp.path().join(folder)).unwrap();
             }
             let spool = Arc::new(Spool::open(&temp.path().join("spool"), QUOTA).unwrap());
-            let sender = Sender::new(spool, temp.path());
+            let mut sender = Sender::new(spool, temp.path(), Vec::new());
+            sender.settled_before = || i64::MAX;
             Self { temp, sender }
         }
 
@@ -386,14 +292,27 @@ mod tests {
         /// A folder with two files and an empty folder.
         fn photos(&self, inside: &str) -> PathBuf {
             let photos = self.path(inside).join("photos");
-            std::fs::create_dir_all(photos.join("2026/empty")).unwrap();
-            std::fs::write(photos.join("a.jpg"), [1; 300]).unwrap();
-            std::fs::write(photos.join("2026/b.jpg"), [2; 20]).unwrap();
+            fs::create_dir_all(photos.join("2026/empty")).unwrap();
+            fs::write(photos.join("a.jpg"), [1; 300]).unwrap();
+            fs::write(photos.join("2026/b.jpg"), [2; 20]).unwrap();
             photos
         }
 
         fn send(&mut self, path: &Path, consume: bool) -> Result<Queued, String> {
             self.sender.queue(&what(path, consume)).map_err(|error| error.to_string())
+        }
+
+        /// Copies all of it, and is killed: before or after that is said.
+        fn copy_and_die(&self, path: &Path, said: bool) {
+            let queue = what(path, true);
+            let plan = Plan::of(&queue).unwrap();
+            let mut copying =
+                Copying::begin(&self.path("sending"), ChatId([7; 16]), plan.ids()).unwrap();
+            let mut copier = Copier::new(&self.sender.spool, &queue).unwrap();
+            copier.all(&plan).unwrap();
+            if said {
+                copying.take(&self.path("outbox"), copier.taken(&plan).unwrap()).unwrap();
+            }
         }
 
         fn kept(&self) -> usize {
@@ -403,8 +322,9 @@ mod tests {
         /// Killed, and started again.
         fn restart(&mut self) {
             let spool = Spool::open(&self.path("spool"), QUOTA).unwrap();
-            outbox::undo(&self.path("sending"), &spool).unwrap();
-            self.sender = Sender::new(Arc::new(spool), self.temp.path());
+            let taking = recover(&self.path("sending"), &self.path("outbox"), &spool).unwrap();
+            self.sender = Sender::new(Arc::new(spool), self.temp.path(), taking);
+            self.sender.settled_before = || i64::MAX;
         }
     }
 
@@ -441,36 +361,100 @@ mod tests {
     fn all_or_nothing() {
         let mut world = World::new();
         let path = world.photos("outbox/@bob");
-        // Their bytes fit; with the least that each file takes they do not, which shows after some are copied.
-        std::fs::write(path.join("z.bin"), vec![0; QUOTA as usize - 9000]).unwrap();
+        // Their bytes fit; with the least that each file takes they do not.
+        fs::write(path.join("z.bin"), vec![0; QUOTA as usize - 9000]).unwrap();
         let error = world.send(&path, true).unwrap_err();
         assert!(error.contains("quota"), "{error}");
         assert!(world.kept() == 0 && world.sender.spool.used() == 0);
         assert!(path.join("z.bin").exists(), "what was not sent stays");
         assert!(entries(&world.path("sending")).is_empty());
-        std::fs::remove_file(path.join("z.bin")).unwrap();
+        fs::remove_file(path.join("z.bin")).unwrap();
         assert!(world.send(&path, true).unwrap().left_out.is_empty());
         assert!(!path.exists() && world.kept() == 3);
         let single = path.with_file_name("a.txt");
-        std::fs::write(&single, "text").unwrap();
+        fs::write(&single, "text").unwrap();
         assert_eq!(world.send(&single, true).unwrap().files.len(), 1);
         assert!(!single.exists() && entries(&world.path("sending")).is_empty());
         world.restart();
         assert_eq!(world.kept(), 4);
     }
 
+    /// All of it is sent and gone from the outbox, or nothing of it and all of it there.
+    fn is_sent(world: &World, path: &Path) -> bool {
+        let there = |inside| path.join(inside).exists();
+        let there = ["a.jpg", "2026/b.jpg", "2026/empty"].map(there);
+        match world.kept() {
+            3 => assert_eq!((there, path.exists()), ([false; 3], false)),
+            0 => assert_eq!((there, world.sender.spool.used()), ([true; 3], 0)),
+            some => panic!("{some} are kept"),
+        }
+        assert!(entries(&world.path("sending")).is_empty());
+        world.kept() > 0
+    }
+
+    #[test]
+    fn a_disk_that_fails_anywhere_sends_all_or_nothing() {
+        let mut ends = [0; 2];
+        for count in [1, 2, 3, 4, 6, 9, 1000] {
+            for well in 0..10 {
+                for is_killed in [false, true] {
+                    let mut world = World::new();
+                    let path = world.photos("outbox/@bob");
+                    fail_later(well, count);
+                    let told = world.send(&path, true).is_ok();
+                    fail_syncs(0);
+                    if is_killed {
+                        world.restart();
+                    }
+                    assert_eq!(world.sender.go_on(), []);
+                    let sent = is_sent(&world, &path);
+                    // One that was not sure is sent by a start that finds that it was.
+                    assert!(told == sent || (is_killed && sent), "{count} after {well}");
+                    ends[usize::from(sent)] += 1;
+                }
+            }
+        }
+        assert!(ends[0] > 20 && ends[1] > 20, "{ends:?}");
+    }
+
+    #[test]
+    fn what_is_not_yet_undone_is_not_sent() {
+        let mut world = World::new();
+        let path = world.photos("outbox/@bob");
+        let found = |world: &mut World| {
+            world.sender.again.clear();
+            world.sender.scan().len()
+        };
+        assert_eq!(found(&mut world), 1);
+        // All are stored; that they are sent can't be said, nor can they be removed.
+        fail_later(4, 1000);
+        world.send(&path, true).unwrap_err();
+        assert_eq!((world.sender.go_on().len(), found(&mut world)), (1, 0));
+        fail_syncs(0);
+        assert_eq!(world.sender.go_on(), []);
+        assert_eq!(found(&mut world), 1);
+    }
+
+    #[test]
+    fn what_fails_waits_before_it_is_tried_again() {
+        let mut world = World::new();
+        let path = world.photos("outbox/@bob");
+        fail_syncs(1000);
+        world.send(&path, true).unwrap_err();
+        fail_syncs(0);
+        assert!(world.sender.again[&path] > Instant::now() - AGAIN_MAX);
+        world.sender.again.insert(path.clone(), Instant::now() + AGAIN_MAX);
+        assert!(world.sender.scan().is_empty());
+        world.sender.again.insert(path, Instant::now());
+        assert_eq!(world.sender.scan().len(), 1);
+    }
+
     #[test]
     fn killed_while_it_is_copied_nothing_is_sent_of_it() {
         let mut world = World::new();
         let path = world.photos("outbox/@bob");
-        let queue = what(&path, true);
-        let plan = Plan::of(&queue).unwrap();
         let sending = world.path("sending");
-        drop(Copying::begin(&sending, ChatId([7; 16]), &plan.ids()).unwrap());
-        let spool = Arc::clone(&world.sender.spool);
-        let mut copier =
-            Copier { spool: &spool, what: &queue, files: Vec::new(), copied: Vec::new() };
-        copier.all(&plan).unwrap();
+        world.copy_and_die(&path, false);
         assert_eq!(world.kept(), 3);
         world.restart();
         assert!(world.kept() == 0 && entries(&sending).is_empty());
@@ -483,28 +467,21 @@ mod tests {
     fn what_is_sent_and_can_not_be_removed_is_not_sent_again() {
         let mut world = World::new();
         let path = world.photos("outbox/@bob");
-        let queue = what(&path, true);
-        let plan = Plan::of(&queue).unwrap();
-        let copying = Copying::begin(&world.path("sending"), ChatId([7; 16]), &plan.ids()).unwrap();
-        let spool = Arc::clone(&world.sender.spool);
-        let mut copier =
-            Copier { spool: &spool, what: &queue, files: Vec::new(), copied: Vec::new() };
-        copier.all(&plan).unwrap();
-        drop(copying.take(&world.path("outbox"), &path, copier.copied).unwrap());
+        world.copy_and_die(&path, true);
         // Root may remove whatever only permissions protect: a loop of links can't be looked into by anybody.
         let inside = path.join("2026");
-        std::fs::rename(&inside, world.path("2026")).unwrap();
+        fs::rename(&inside, world.path("2026")).unwrap();
         symlink(&inside, &inside).unwrap();
         world.restart();
         assert_eq!(world.kept(), 3, "it stays sent");
         for _ in 0..2 {
-            let stuck = world.sender.go_on_taking();
+            let stuck = world.sender.go_on();
             assert_eq!(stuck.len(), 1);
             assert!(stuck[0].0 == path && world.sender.scan().is_empty());
         }
-        std::fs::remove_file(&inside).unwrap();
-        std::fs::rename(world.path("2026"), &inside).unwrap();
-        assert!(world.sender.go_on_taking().is_empty());
+        fs::remove_file(&inside).unwrap();
+        fs::rename(world.path("2026"), &inside).unwrap();
+        assert!(world.sender.go_on().is_empty());
         assert!(!path.exists() && world.kept() == 3 && entries(&world.path("sending")).is_empty());
     }
 
@@ -534,13 +511,18 @@ mod tests {
 
     #[test]
     fn the_outbox_waits_until_nobody_touches_it() {
-        let world = World::new();
+        let mut world = World::new();
         let path = world.photos("outbox/@bob");
         symlink("photos", world.path("outbox/@bob/link")).unwrap();
-        let changed = std::fs::symlink_metadata(path.join("2026/b.jpg")).unwrap().ctime();
-        assert!(!is_settled(&path, changed - 1));
-        assert!(is_settled(&path, changed + 10));
+        let changed = fs::symlink_metadata(path.join("2026/b.jpg")).unwrap().ctime();
+        assert!(!is_settled(&path, changed).unwrap());
+        assert!(is_settled(&path, changed + 1).unwrap());
+        assert!(!is_settled(&path.join("gone"), changed).unwrap());
+        world.sender.settled_before = settled_before;
         assert!(world.sender.scan().is_empty(), "too young");
+        // Nor is it sent if somebody goes on writing after it was found.
+        let error = world.sender.queue(&what(&path, true)).unwrap_err();
+        assert_eq!((error.kind(), world.kept()), (io::ErrorKind::WouldBlock, 0));
         assert!(is_sendable(&path) && !is_sendable(&world.path("outbox/@bob/link")));
     }
 }

@@ -5,20 +5,27 @@
 //! sent or nothing. Then, in one step, what has been sent and is to be removed from the outbox: that goes on
 //! until it is done, and nothing of it is sent a second time meanwhile.
 
-use crate::disk::source::Stamp;
+use crate::disk::inside::Inside;
 use crate::disk::spool::Spool;
 use crate::disk::{plain, read_private, sync_folder, write_private};
 use crate::failure::Outcome;
 use clawchat_core::id::ChatId;
 use clawchat_core::wire::json::{Json, Object};
 use clawchat_core::wire::message::{SERVER_MEMBER, hex};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Of journals.
+const SCHEMA: u64 = 1;
 
 /// A journal of what is being copied.
 #[derive(Debug)]
 pub(super) struct Copying {
     path: PathBuf,
+    ids: Vec<[u8; 16]>,
+    /// It was to say that they are sent, and may say so.
+    unsure: bool,
 }
 
 impl Copying {
@@ -26,11 +33,19 @@ impl Copying {
     ///
     /// # Errors
     /// The operating system's.
-    pub(super) fn begin(sending: &Path, name: ChatId, ids: &[[u8; 16]]) -> io::Result<Self> {
+    pub(super) fn begin(sending: &Path, name: ChatId, ids: Vec<[u8; 16]>) -> io::Result<Self> {
         let path = sending.join(format!("{name}.json"));
-        let ids: Vec<Json> = ids.iter().map(|id| Json::from(hex(id))).collect();
-        write(&path, &Object::new().with("schema", 1).with("copying", ids))?;
-        Ok(Self { path })
+        let copying = Self { path, ids, unsure: false };
+        copying.write().inspect_err(|_| {
+            // It may be there all the same; nothing has been copied yet.
+            let _left = std::fs::remove_file(&copying.path);
+        })?;
+        Ok(copying)
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let ids: Vec<Json> = self.ids.iter().map(|id| Json::from(hex(id))).collect();
+        write(&self.path, &Object::new().with("schema", SCHEMA).with("copying", ids))
     }
 
     /// All of them are there, and stay.
@@ -45,28 +60,92 @@ impl Copying {
         Ok(())
     }
 
-    /// All of them are there, and stay; `files` of the outbox's `entry` are to be removed.
+    /// All of them are there, and stay; what they were copied from is to be removed.
     ///
     /// # Errors
     /// The operating system's; then they are not sent.
-    pub(super) fn take(
-        &self,
-        outbox: &Path,
-        entry: &Path,
-        files: Vec<(PathBuf, String)>,
-    ) -> io::Result<Taking> {
-        let taking = Taking { path: self.path.clone(), entry: entry.to_owned(), files };
-        write(&self.path, &taking.encode(outbox).ok_or(io::ErrorKind::InvalidInput)?)?;
+    pub(super) fn take(&mut self, outbox: &Path, taken: Taken) -> io::Result<Taking> {
+        let taking = Taking { path: self.path.clone(), folder: outbox.join(&taken.to), taken };
+        let object = taking.taken.encode().ok_or(io::ErrorKind::InvalidInput)?;
+        self.unsure = true;
+        write(&self.path, &object)?;
         Ok(taking)
     }
 
     /// None of them stays.
-    pub(super) fn undo(&self, spool: &Spool, ids: &[[u8; 16]]) {
-        let removed = ids.iter().all(|id| spool.remove(SERVER_MEMBER, id).is_ok());
-        // Else the next start does it.
-        if removed {
-            let _left = std::fs::remove_file(&self.path);
+    ///
+    /// # Errors
+    /// The operating system's: it is to be tried again, and what they are copies of may not be sent meanwhile.
+    /// A process that starts finds either that they are sent, or that they are not.
+    pub(super) fn undo(&self, spool: &Spool) -> io::Result<()> {
+        if self.unsure {
+            // Before the first copy goes: a start that read that they are sent would remove the originals.
+            self.write()?;
         }
+        spool.remove_all(SERVER_MEMBER, &self.ids)?;
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// What has been sent of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// To whom: the name of the folder in the outbox. All paths are from that on.
+    pub(super) to: String,
+    /// Which folder that was ([`Inside::number`]).
+    pub(super) number: u64,
+    /// The file or folder.
+    pub(super) entry: PathBuf,
+    /// Its files, with what they contained ([`crate::disk::source::Stamp::content`]).
+    pub(super) files: Vec<(PathBuf, String)>,
+    /// The folder and those in it, each after those in it.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+impl Taken {
+    /// `None` for what is no text, and would not have been sent.
+    fn encode(&self) -> Option<Object> {
+        let text = |path: &PathBuf| path.to_str().map(ToOwned::to_owned);
+        let file = |(path, content): &(PathBuf, String)| {
+            let object = Object::new().with("path", text(path)?);
+            Some(Json::from(object.with("content", content.as_str())))
+        };
+        let folder = |path| text(path).map(Json::from);
+        let files = self.files.iter().map(file).collect::<Option<Vec<_>>>()?;
+        let folders = self.folders.iter().map(folder).collect::<Option<Vec<_>>>()?;
+        Some(
+            Object::new()
+                .with("schema", SCHEMA)
+                .with("to", self.to.as_str())
+                .with("number", self.number.to_string())
+                .with("entry", text(&self.entry)?)
+                .with("files", files)
+                .with("folders", folders),
+        )
+    }
+
+    fn parse(object: &Object) -> Option<Self> {
+        let path = |object: &Object, key| object.text(key).ok().map(PathBuf::from);
+        let file = |item: &Json| match item {
+            Json::Object(file) => {
+                Some((path(file, "path")?, file.text("content").ok()?.to_owned()))
+            }
+            _ => None,
+        };
+        let folder = |item: &Json| match item {
+            Json::Text(path) => Some(PathBuf::from(path)),
+            _ => None,
+        };
+        Some(Self {
+            to: object.text("to").ok()?.to_owned(),
+            number: object.text("number").ok()?.parse().ok()?,
+            entry: path(object, "entry")?,
+            files: object.list("files").ok()?.iter().map(file).collect::<Option<_>>()?,
+            folders: object.list("folders").ok()?.iter().map(folder).collect::<Option<_>>()?,
+        })
     }
 }
 
@@ -74,106 +153,125 @@ impl Copying {
 #[derive(Debug)]
 pub(super) struct Taking {
     path: PathBuf,
-    /// The file or folder of the outbox.
-    entry: PathBuf,
-    /// Its files, with what they contained ([`Stamp::content`]).
-    files: Vec<(PathBuf, String)>,
+    /// Of the outbox, that it is in.
+    folder: PathBuf,
+    taken: Taken,
 }
 
 impl Taking {
     /// What it is of: that is not to be sent until this is done.
-    pub(super) fn entry(&self) -> &Path {
-        &self.entry
+    pub(super) fn entry(&self) -> PathBuf {
+        self.folder.join(&self.taken.entry)
     }
 
-    /// Removes what was sent, and folders in which nothing is any more. What was changed or came meanwhile
-    /// stays, to be sent next.
+    /// Removes what was sent, and of its folders those in which nothing is any more. What was changed or came
+    /// meanwhile stays, to be sent next.
     ///
     /// # Errors
     /// What can't be removed first, and why: it is to be tried again.
     pub(super) fn go_on(&self) -> Result<(), String> {
+        let Taken { number, files, folders, .. } = &self.taken;
+        if matches!(self.path.try_exists(), Ok(false)) {
+            // Somebody who was told how has decided that it is done.
+            return Ok(());
+        }
+        let inside = match Inside::open(&self.folder) {
+            Ok(inside) if inside.number() == *number => inside,
+            // Of a disk that is not mounted nothing has been removed.
+            Ok(_) => return Err(self.away("is another folder now")),
+            Err(error) => return Err(self.away(&format!("can't be opened: {}", plain(&error)))),
+        };
         let mut first = Ok(());
-        for (path, content) in &self.files {
-            let removed = remove_sent(path, content);
+        for (path, content) in files {
+            let removed = remove_sent(&inside, path, content)
+                .map_err(|error| self.stuck(&self.folder.join(path), &error));
             first = first.and(removed);
         }
-        first.and_then(|()| remove_empty(&self.entry)).and_then(|()| remove(&self.path))
+        first?;
+        for path in folders {
+            remove_empty(&inside, path)
+                .map_err(|error| self.stuck(&self.folder.join(path), &error))?;
+        }
+        // Before it is forgotten: the outbox may be on another disk than this journal.
+        let parents =
+            files.iter().map(|(path, _)| path).chain(folders).filter_map(|path| path.parent());
+        for folder in parents.collect::<BTreeSet<_>>() {
+            sync(&inside, folder).map_err(|error| self.stuck(&self.folder.join(folder), &error))?;
+        }
+        std::fs::remove_file(&self.path)
+            .or_else(unless_gone)
+            .map_err(|error| self.stuck(&self.path, &error))
     }
 
-    /// Paths from the outbox on: it may be found elsewhere by the next process. `None` for what is no text,
-    /// and would not have been sent.
-    fn encode(&self, outbox: &Path) -> Option<Object> {
-        let inside = |path: &Path| Some(path.strip_prefix(outbox).ok()?.to_str()?.to_owned());
-        let file = |(path, content): &(PathBuf, String)| {
-            let object = Object::new().with("path", inside(path)?);
-            Some(Json::from(object.with("content", content.as_str())))
-        };
-        let files = self.files.iter().map(file).collect::<Option<Vec<_>>>()?;
-        Some(
-            Object::new()
-                .with("schema", 1)
-                .with("entry", inside(&self.entry)?)
-                .with("files", files),
+    fn away(&self, why: &str) -> String {
+        format!(
+            "{} is sent, but {} {why}: it is removed from there once that is as it was; to send what is there now, \
+             remove {}",
+            self.entry().display(),
+            self.folder.display(),
+            self.path.display()
         )
     }
 
-    fn parse(path: &Path, outbox: &Path, object: &Object) -> Option<Self> {
-        let file = |item: &Json| match item {
-            Json::Object(file) => {
-                Some((outbox.join(file.text("path").ok()?), file.text("content").ok()?.to_owned()))
-            }
-            _ => None,
-        };
-        Some(Self {
-            path: path.to_owned(),
-            entry: outbox.join(object.text("entry").ok()?),
-            files: object.list("files").ok()?.iter().map(file).collect::<Option<_>>()?,
-        })
+    fn stuck(&self, path: &Path, error: &io::Error) -> String {
+        format!(
+            "{} is sent, but {} can't be removed: {}; nothing more is sent of it until it is gone",
+            self.entry().display(),
+            path.display(),
+            plain(error)
+        )
     }
 }
 
-/// Removes what processes before this one have copied, and did not come to an end with.
+/// Removes what processes before this one have copied, and did not come to an end with. Returns what they have
+/// sent, and not wholly removed from the outbox.
 ///
 /// # Errors
-/// The operating system's: nothing of it may be offered.
-pub(super) fn undo(sending: &Path, spool: &Spool) -> io::Result<()> {
-    for (path, object) in journals(sending)? {
-        let Ok(ids) = object.list("copying") else { continue };
-        for id in ids {
-            if let Json::Text(id) = id
-                && let Some(id) = ChatId::parse(id)
-            {
-                spool.remove(SERVER_MEMBER, &id.0)?;
-            }
-        }
-        std::fs::remove_file(&path)?;
-    }
-    Ok(())
-}
-
-/// What processes before this one have sent, and not wholly removed from the outbox.
-pub(super) fn begun(sending: &Path, outbox: &Path) -> Vec<Taking> {
-    let journals = journals(sending).unwrap_or_default();
-    journals.iter().filter_map(|(path, object)| Taking::parse(path, outbox, object)).collect()
-}
-
-/// All journals that can be read. What a crash left of one that was being written is none.
-fn journals(sending: &Path) -> io::Result<Vec<(PathBuf, Object)>> {
-    let mut found = Vec::new();
+/// The operating system's, and for journals that say nothing: none of the copies may be offered.
+pub(super) fn recover(sending: &Path, outbox: &Path, spool: &Spool) -> io::Result<Vec<Taking>> {
+    let mut sent = Vec::new();
     for entry in std::fs::read_dir(sending)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "json") {
-            let bytes = read(&path)?;
-            let damaged = |_| io::Error::other(format!("{} is damaged", path.display()));
-            let object = Object::parse(&bytes).map_err(damaged)?;
-            found.push((path, object));
+        if path.extension().is_none_or(|end| end != "json") {
+            continue;
+        }
+        match parse(&path, outbox)? {
+            Journal::Copying(copying) => copying.undo(spool)?,
+            Journal::Taking(taking) => sent.push(taking),
         }
     }
-    Ok(found)
+    Ok(sent)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    as_io(read_private(path)).map(|bytes| bytes.to_vec())
+enum Journal {
+    Copying(Copying),
+    Taking(Taking),
+}
+
+fn parse(path: &Path, outbox: &Path) -> io::Result<Journal> {
+    let read = |bytes: &[u8]| {
+        let object = Object::parse(bytes).ok()?;
+        if object.uint("schema").ok()? != SCHEMA {
+            return None;
+        }
+        let id = |item: &Json| match item {
+            Json::Text(id) => ChatId::parse(id).map(|id| id.0),
+            _ => None,
+        };
+        let path = path.to_owned();
+        if let Some(taken) = Taken::parse(&object) {
+            return Some(Journal::Taking(Taking { path, folder: outbox.join(&taken.to), taken }));
+        }
+        let ids = object.list("copying").ok()?.iter().map(id).collect::<Option<_>>()?;
+        Some(Journal::Copying(Copying { path, ids, unsure: false }))
+    };
+    read(&as_io(read_private(path))?).ok_or_else(|| {
+        io::Error::other(format!(
+            "{} is damaged, or of a later version: use that, or move the file away; then what was being sent \
+             when the server stopped may be sent a second time",
+            path.display()
+        ))
+    })
 }
 
 fn write(path: &Path, object: &Object) -> io::Result<()> {
@@ -190,52 +288,30 @@ pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
     entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
 }
 
-fn stuck(path: &Path, error: &io::Error) -> String {
-    format!(
-        "{} is sent, but can't be removed: {}; nothing more is sent of it until it is gone",
-        path.display(),
-        plain(error)
-    )
-}
-
-fn remove(path: &Path) -> Result<(), String> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(stuck(path, &error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Removes a file unless it is another by now.
-fn remove_sent(path: &Path, content: &str) -> Result<(), String> {
-    match Stamp::at(path) {
-        Ok(now) if now.content() == content => remove(path),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(stuck(path, &error)),
-        Ok(_) | Err(_) => Ok(()),
+fn remove_sent(inside: &Inside, path: &Path, content: &str) -> io::Result<()> {
+    match inside.stamp(path) {
+        Ok(now) if now.content() == content => inside.remove_file(path).or_else(unless_gone),
+        Ok(_) => Ok(()),
+        Err(error) => unless_gone(error),
     }
 }
 
-/// Removes a folder and those in it if nothing else is in them. What is no folder, or not there, stays so.
-///
-/// # Errors
-/// The first that is empty and can't be removed.
-fn remove_empty(path: &Path) -> Result<(), String> {
-    let (mut ahead, mut folders) = (vec![path.to_owned()], Vec::new());
-    while let Some(folder) = ahead.pop() {
-        if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
-            ahead.extend(entries(&folder));
-            folders.push(folder);
-        }
-    }
-    // Those within others first.
-    for folder in folders.into_iter().rev() {
-        match std::fs::remove_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-                return Err(stuck(&folder, &error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
+/// Removes a folder if nothing is in it.
+fn remove_empty(inside: &Inside, path: &Path) -> io::Result<()> {
+    inside.remove_folder(path).or_else(|error| match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => Ok(()),
+        _ => unless_gone(error),
+    })
+}
+
+/// Flushes a folder; one that is gone is flushed with the one that it was in.
+fn sync(inside: &Inside, folder: &Path) -> io::Result<()> {
+    inside.sync(folder).or_else(|_| inside.sync(folder)).or_else(unless_gone)
 }
 
 #[cfg(test)]
@@ -245,16 +321,19 @@ mod tests {
 
     struct World {
         temp: tempfile::TempDir,
+        spool: Spool,
     }
 
     impl World {
         fn new() -> Self {
-            let world = Self { temp: tempfile::tempdir().unwrap() };
+            let temp = tempfile::tempdir().unwrap();
+            let spool = Spool::open(&temp.path().join("spool"), 1 << 20).unwrap();
+            let world = Self { temp, spool };
             for folder in ["outbox/@bob/photos/2026/empty", "sending"] {
                 fs::create_dir_all(world.path(folder)).unwrap();
             }
-            fs::write(world.path("outbox/@bob/photos/a.jpg"), "a").unwrap();
-            fs::write(world.path("outbox/@bob/photos/2026/b.jpg"), "b").unwrap();
+            fs::write(world.photos("a.jpg"), "a").unwrap();
+            fs::write(world.photos("2026/b.jpg"), "b").unwrap();
             world
         }
 
@@ -262,32 +341,44 @@ mod tests {
             self.temp.path().join(inside)
         }
 
+        fn photos(&self, inside: &str) -> PathBuf {
+            self.path("outbox/@bob/photos").join(inside)
+        }
+
         /// Both files are sent.
         fn taking(&self) -> Taking {
-            let copying = Copying::begin(&self.path("sending"), ChatId([7; 16]), &[]).unwrap();
-            let entry = self.path("outbox/@bob/photos");
-            let files = ["a.jpg", "2026/b.jpg"].map(|path| entry.join(path)).map(|path| {
-                let content = Stamp::at(&path).unwrap().content();
-                (path, content)
+            let inside = Inside::open(&self.path("outbox/@bob")).unwrap();
+            let files = ["photos/a.jpg", "photos/2026/b.jpg"].map(|path| {
+                let content = inside.stamp(Path::new(path)).unwrap().content();
+                (PathBuf::from(path), content)
             });
-            copying.take(&self.path("outbox"), &entry, files.to_vec()).unwrap()
+            let taken = Taken {
+                to: "@bob".into(),
+                number: inside.number(),
+                entry: "photos".into(),
+                files: files.to_vec(),
+                folders: ["photos/2026/empty", "photos/2026", "photos"].map(PathBuf::from).into(),
+            };
+            let sending = self.path("sending");
+            let mut copying = Copying::begin(&sending, ChatId([7; 16]), vec![[8; 16]]).unwrap();
+            copying.take(&self.path("outbox"), taken).unwrap()
         }
 
         fn begun(&self) -> Vec<Taking> {
-            begun(&self.path("sending"), &self.path("outbox"))
+            recover(&self.path("sending"), &self.path("outbox"), &self.spool).unwrap()
         }
     }
 
     #[test]
     fn what_was_sent_goes_wherever_it_was_interrupted() {
         let world = World::new();
-        drop(world.taking());
+        let taken = world.taking().taken;
         // Killed before the first, and again after it.
-        fs::remove_file(world.path("outbox/@bob/photos/a.jpg")).unwrap();
+        fs::remove_file(world.photos("a.jpg")).unwrap();
         let [taking] = <[_; 1]>::try_from(world.begun()).unwrap();
-        assert_eq!(taking.entry(), world.path("outbox/@bob/photos"));
+        assert_eq!((taking.entry(), &taking.taken), (world.path("outbox/@bob/photos"), &taken));
         taking.go_on().unwrap();
-        assert!(!world.path("outbox/@bob/photos").exists());
+        assert!(!world.photos("").exists());
         assert!(world.begun().is_empty() && entries(&world.path("sending")).is_empty());
         taking.go_on().unwrap();
     }
@@ -297,20 +388,21 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let world = World::new();
         let taking = world.taking();
-        let (old, new) = (world.path("outbox/@bob/photos/a.jpg"), world.path("new"));
+        let (old, new) = (world.photos("a.jpg"), world.path("new"));
         // As long and as old as the other.
         fs::write(&new, "A").unwrap();
         let times = fs::metadata(&old).unwrap().modified().unwrap();
         fs::File::options().write(true).open(&new).unwrap().set_modified(times).unwrap();
         fs::rename(&new, &old).unwrap();
-        fs::write(world.path("outbox/@bob/photos/new.jpg"), "new").unwrap();
+        fs::write(world.photos("new.jpg"), "new").unwrap();
+        fs::create_dir(world.photos("2027")).unwrap();
         // Permissions are no content.
-        let sent = world.path("outbox/@bob/photos/2026/b.jpg");
+        let sent = world.photos("2026/b.jpg");
         fs::set_permissions(&sent, fs::Permissions::from_mode(0o600)).unwrap();
         taking.go_on().unwrap();
         assert_eq!(fs::read_to_string(old).unwrap(), "A");
-        assert!(world.path("outbox/@bob/photos/new.jpg").exists() && !sent.exists());
-        assert!(!world.path("outbox/@bob/photos/2026").exists() && world.begun().is_empty());
+        assert!(world.photos("new.jpg").exists() && world.photos("2027").exists());
+        assert!(!sent.exists() && !world.photos("2026").exists() && world.begun().is_empty());
     }
 
     #[test]
@@ -318,29 +410,68 @@ mod tests {
         let world = World::new();
         let taking = world.taking();
         // A folder that nobody can list: root may remove whatever only permissions protect.
-        let there = world.path("outbox/@bob/photos/2026/b.jpg");
-        let inside = world.path("outbox/@bob/photos/2026");
-        fs::rename(&there, world.path("b.jpg")).unwrap();
-        fs::remove_dir_all(&inside).unwrap();
-        std::os::unix::fs::symlink(&inside, &inside).unwrap();
+        let inside = world.photos("2026");
+        fs::rename(&inside, world.path("2026")).unwrap();
+        std::os::unix::fs::symlink(world.path("2026"), &inside).unwrap();
         let why = taking.go_on().unwrap_err();
-        assert!(why.contains("is sent, but can't be removed"), "{why}");
+        assert!(why.contains("is sent, but"), "{why}");
+        assert!(world.path("2026/b.jpg").exists(), "no link is followed");
         assert_eq!(world.begun().len(), 1, "and so it is not sent again");
         fs::remove_file(&inside).unwrap();
-        fs::create_dir(&inside).unwrap();
-        fs::rename(world.path("b.jpg"), there).unwrap();
+        fs::rename(world.path("2026"), &inside).unwrap();
         world.begun()[0].go_on().unwrap();
-        assert!(world.begun().is_empty() && !world.path("outbox/@bob/photos").exists());
+        assert!(world.begun().is_empty() && !world.photos("").exists());
     }
 
     #[test]
-    fn a_journal_that_can_not_be_read_is_said() {
+    fn a_disk_that_is_not_there_keeps_what_was_sent_in_mind() {
         let world = World::new();
-        let spool = Spool::open(&world.path("spool"), 1 << 20).unwrap();
+        let (taking, bob) = (world.taking(), world.path("outbox/@bob"));
+        fs::rename(&bob, world.path("unmounted")).unwrap();
+        let why = taking.go_on().unwrap_err();
+        assert!(why.contains("can't be opened"), "{why}");
+        // As the place of a mount is, without it.
+        fs::create_dir(&bob).unwrap();
+        let why = taking.go_on().unwrap_err();
+        assert!(why.contains("another folder"), "{why}");
+        fs::remove_dir(&bob).unwrap();
+        fs::rename(world.path("unmounted"), &bob).unwrap();
+        taking.go_on().unwrap();
+        assert!(!world.photos("").exists() && world.begun().is_empty());
+        // One that does not come back.
+        fs::create_dir_all(world.photos("2026/empty")).unwrap();
+        fs::write(world.photos("a.jpg"), "a").unwrap();
+        fs::write(world.photos("2026/b.jpg"), "b").unwrap();
+        let taking = world.taking();
+        fs::rename(&bob, world.path("lost")).unwrap();
+        fs::create_dir(&bob).unwrap();
+        taking.go_on().unwrap_err();
+        fs::remove_file(&taking.path).unwrap();
+        taking.go_on().unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_says_nothing_is_said() {
+        let world = World::new();
         drop(world.taking());
-        undo(&world.path("sending"), &spool).unwrap();
         assert_eq!(world.begun().len(), 1, "nothing of it is undone");
-        fs::write(world.path("sending/x.json"), "{").unwrap();
-        undo(&world.path("sending"), &spool).unwrap_err();
+        let path = world.path("sending/x.json");
+        for text in [
+            "{",
+            "{}",
+            r#"{"schema":1}"#,
+            r#"{"schema":2,"copying":[]}"#,
+            r#"{"schema":1,"copying":["12"]}"#,
+            r#"{"schema":1,"copying":[12]}"#,
+            r#"{"schema":1,"to":"@bob","number":"x","entry":"a","files":[],"folders":[]}"#,
+            r#"{"schema":1,"to":"@bob","number":"1","entry":"a","files":[{}],"folders":[]}"#,
+        ] {
+            write_private(&path, text.as_bytes(), true).unwrap();
+            let error =
+                recover(&world.path("sending"), &world.path("outbox"), &world.spool).unwrap_err();
+            assert!(error.to_string().contains("x.json is damaged"), "{text}: {error}");
+        }
+        fs::remove_file(path).unwrap();
+        assert_eq!(world.begun().len(), 1);
     }
 }

@@ -7,12 +7,11 @@ use super::compromising::Compromising;
 use super::files::{Files, News};
 use super::journal::Journal;
 use super::resources::{self, Resources, Usage};
-use super::spooler::{self, Inbox};
+use super::spooler::{self, Inbox, Opened};
 use super::store::Store;
 use super::tell::{Told, dated, describe};
 use super::worker::{self, IssueOptions, IssueResult, Issued, Job};
 use crate::cipher;
-use crate::disk::spool::Spool;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::text::{complain, list, moment, one_line, print};
 use clawchat_core::id::OpId;
@@ -89,8 +88,8 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
     })?;
     let (identity, fresh) = commands::ensure_identity(&store, &arguments.setup, common.quiet)?;
     let journal = Journal::open(&folder.join("chat.journal"))?;
-    let spool = spooler::open(&folder, arguments.file_quota)?;
-    let (inbox, files) = spooler::stored(&spool, &folder);
+    let opened = spooler::open(&folder, arguments.file_quota)?;
+    let (inbox, files) = spooler::stored(&opened.spool, &folder);
     let members = store.members()?;
     let first_member = (fresh && members.is_empty()).then(|| "owner".to_owned());
     let config = ServerConfig {
@@ -116,13 +115,13 @@ pub(super) fn run(common: &Common, arguments: Run, json: bool) -> Outcome<()> {
         arguments.bind
     };
     let driver = Driver::new(server, bind.clone()).map_err(failed)?;
-    let kept = (store, journal, (spool, inbox));
+    let kept = (store, journal, (opened, inbox));
     serve(driver, kept, first_member, &bind, common, json)
 }
 
 fn serve(
     driver: Driver<ServerHost>,
-    (store, journal, files): (Store, Journal, (Spool, Inbox)),
+    (store, journal, files): (Store, Journal, (Opened, Inbox)),
     first_member: Option<String>,
     bind: &[IpAddr],
     common: &Common,

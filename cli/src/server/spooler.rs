@@ -1,14 +1,14 @@
 //! The thread that does for files what takes long: makes them durable, and passes what has gone to all.
 
 use super::files::{Kept, News};
-use super::outbox;
+use super::outbox::{Taking, recover};
 use super::run::Command;
 use crate::disk::folders::Folders;
 use crate::disk::incoming::{Checkpoint, Incoming};
 use crate::disk::recent::Recent;
 use crate::disk::spool::{Meta, Spool};
 use crate::disk::{self, receipt};
-use crate::failure::Outcome;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::text::complain;
 use clawchat_core::id::{ChatId, OpId, TransferId};
 use clawchat_core::limits::{FILE_AGE, FILES_REMEMBERED};
@@ -57,18 +57,27 @@ pub(super) fn meta(file: &StoredFile) -> Meta {
     }
 }
 
+/// What the server keeps for members.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) spool: Spool,
+    /// What was sent from the outbox, and is to be removed from it.
+    pub(super) taking: Vec<Taking>,
+}
+
 /// Opens the folders of files in the state folder.
 ///
 /// # Errors
 /// 73, 78.
-pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
+pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Opened> {
     for part in ["inbox", "outbox", "sending", "spool", "spool/parts"] {
         disk::make_private_folder(&folder.join(part))?;
     }
     let path = folder.join("spool");
     let parts = path.join("parts");
     disk::incoming::make_private(&parts).map_err(|error| disk::cannot_write(&parts, &error))?;
-    let sending = folder.join("sending");
+    let (outbox, sending) = (folder.join("outbox"), folder.join("sending"));
+    disk::wipe_temporary(&sending).map_err(|error| disk::cannot_write(&sending, &error))?;
     for kept in [&path, &parts, &sending] {
         let entries = std::fs::read_dir(kept).map_err(|error| disk::cannot_write(kept, &error))?;
         for entry in entries.filter_map(Result::ok) {
@@ -77,8 +86,10 @@ pub(super) fn open(folder: &Path, quota: Option<u64>) -> Outcome<Spool> {
     }
     let failed = |error: io::Error| disk::cannot_write(&path, &error);
     let spool = Spool::open(&path, quota.unwrap_or(QUOTA)).map_err(failed)?;
-    outbox::undo(&sending, &spool).map_err(failed)?;
-    Ok(spool)
+    let taking = recover(&sending, &outbox, &spool).map_err(|error| {
+        Failure::new(Exit::CannotWrite, format!("cannot go on sending: {}", disk::plain(&error)))
+    })?;
+    Ok(Opened { spool, taking })
 }
 
 /// The inbox, and the files that the spool keeps and those that the inbox got, as the machine takes them.

@@ -211,10 +211,13 @@ impl Server {
         self.hub.names().filter_map(status).collect()
     }
 
-    /// Getter: whom something of the server itself is for; `None` for nobody that there is.
+    /// Getter: whom something of the server itself is for; `None` for nobody that there is. The server is
+    /// nobody here: what it sent itself would wait for ever.
     #[must_use]
     pub fn recipients(&self, to: &Recipient) -> Option<Vec<String>> {
-        self.hub.recipients(SERVER_MEMBER, to).filter(|names| !names.is_empty())
+        let mut names = self.hub.recipients(SERVER_MEMBER, to)?;
+        names.retain(|name| name != SERVER_MEMBER);
+        (!names.is_empty()).then_some(names)
     }
 
     /// Getter: all established sessions, the oldest first.

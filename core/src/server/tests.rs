@@ -6,6 +6,7 @@ use crate::client::{self, Client, ClientConfig};
 use crate::crypto::aead::RustCrypto;
 use crate::limits::{DATAGRAM_MAX, OP_TIMEOUT};
 use crate::time::UnixMs;
+use crate::wire::message::Recipient;
 use crate::wire::secfile::SecurityFile;
 use alloc::boxed::Box;
 use alloc::format;
@@ -698,4 +699,17 @@ fn a_ping_is_answered_even_if_it_gets_lost() {
     assert_eq!(pongs(&scene).len(), 2);
     scene.clients[ann].1.leave(scene.now);
     assert_eq!(scene.clients[ann].1.ping(), Err(crate::error::SendError::Closed));
+}
+
+#[test]
+fn the_server_sends_nothing_to_itself() {
+    let mut config = config(FIXED);
+    config.members[0].rooms = vec!["ops".to_string()];
+    let scene = Scene::with(config, 0);
+    let to = |name: &str| scene.server.recipients(&Recipient::parse(name).unwrap());
+    assert_eq!(to("@bob"), Some(vec!["bob".to_string()]));
+    assert_eq!(to("#ops"), Some(vec!["ann".to_string()]));
+    for nobody in ["@server", "@eve", "#empty"] {
+        assert_eq!(to(nobody), None, "{nobody}");
+    }
 }
