@@ -2,8 +2,10 @@
 //! A path would be looked up anew each time, and whoever can exchange a folder in it by a link would choose
 //! which file is read or removed.
 
+use super::folder_of;
 use super::source::{Source, Stamp};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +21,16 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Opens a folder; links that lead to it are followed.
+    /// Opens a folder; links that lead to it are followed, but not one that another user may have made.
     ///
     /// # Errors
     /// The operating system's.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let folder = rustix::fs::openat(CWD, folder, FOLDER, Mode::empty())?;
+        let above = rustix::fs::openat(CWD, folder_of(folder), FOLDER, Mode::empty())?;
+        let is_ours = rustix::fs::fstat(&above)?.st_uid == rustix::process::geteuid().as_raw();
+        let flags = if is_ours { FOLDER } else { FOLDER | OFlags::NOFOLLOW };
+        let name = folder.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let folder = rustix::fs::openat(&above, name, flags, Mode::empty())?;
         let number = rustix::fs::fstat(&folder)?.st_ino;
         Ok(Self { folder, number })
     }
@@ -72,11 +78,14 @@ impl Inside {
     /// Makes durable what was removed in a folder, or in this one when `path` is empty.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's, but for file systems that flush no folders.
     pub fn sync(&self, path: &Path) -> io::Result<()> {
         #[cfg(test)]
         super::faults::strike()?;
-        Ok(rustix::fs::fsync(self.folder(path)?)?)
+        match rustix::fs::fsync(self.folder(path)?) {
+            Err(Errno::INVAL) => Ok(()),
+            flushed => Ok(flushed?),
+        }
     }
 
     fn unlink(&self, path: &Path, flags: AtFlags) -> io::Result<()> {
@@ -142,6 +151,23 @@ mod tests {
         }
         assert!(!at("box/photos/2026/a.jpg").exists() && !at("box/photos/2026/empty").exists());
         assert!(inside.remove_folder(Path::new("photos")).is_err(), "it is not empty");
+    }
+
+    #[test]
+    fn a_link_of_another_user_leads_nowhere() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let outbox = temp.path().join("outbox");
+        fs::create_dir(&outbox).unwrap();
+        symlink(temp.path(), outbox.join("@me")).unwrap();
+        Inside::open(&outbox.join("@me")).unwrap();
+        std::os::unix::fs::chown(&outbox, Some(1234), None).unwrap();
+        Inside::open(&outbox.join("@me")).unwrap_err();
+        fs::remove_file(outbox.join("@me")).unwrap();
+        fs::create_dir(outbox.join("@me")).unwrap();
+        Inside::open(&outbox.join("@me")).unwrap();
     }
 
     #[test]

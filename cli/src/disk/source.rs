@@ -4,12 +4,16 @@ use super::place::invalid;
 use core::fmt;
 use rustix::fs::{Advice, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
 
 /// A file being sent. What is read must be what its digest was made of, so it may not change meanwhile.
 #[derive(Debug)]
@@ -47,6 +51,12 @@ impl Stamp {
             modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
             changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
         }
+    }
+
+    /// Its size, bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
     }
 
     /// What is the same as long as it is this file with this content, to be written down: other permissions
@@ -166,6 +176,25 @@ impl Source {
             }
             _ => error,
         })
+    }
+
+    /// Reads all of it in pieces, each given with its offset; its SHA-256.
+    ///
+    /// # Errors
+    /// What [`Self::read_at`] or `take` returns.
+    pub fn read_all(
+        &self,
+        mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<[u8; 32]> {
+        let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
+        while at < self.size() {
+            let length = usize::try_from(self.size() - at).unwrap_or(PIECE).min(PIECE);
+            self.read_at(at, &mut buffer[..length])?;
+            hash.update(&buffer[..length]);
+            take(at, &buffer[..length])?;
+            at += length as u64;
+        }
+        Ok(hash.finalize().into())
     }
 
     /// Whether it still is what it was when it was opened: its size, and the times of its last change.

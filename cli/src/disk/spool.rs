@@ -220,6 +220,14 @@ impl Spool {
         remove(&self.path(from, id, DATA))
     }
 
+    /// Makes sure that what was stored is durable: a flush that failed before may have been of that.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn sync(&self) -> io::Result<()> {
+        sync_folder(&self.folder)
+    }
+
     /// What is known of a file.
     #[must_use]
     pub fn get(&self, from: &str, id: &[u8; 16]) -> Option<Meta> {
@@ -321,11 +329,7 @@ impl Meta {
             Json::Text(name) => Some(name.clone()),
             _ => None,
         };
-        let sum = text("sha256")?;
-        let (low, high) = (ChatId::parse(sum.get(..32)?)?, ChatId::parse(sum.get(32..)?)?);
-        let mut sha256 = [0; 32];
-        sha256[..16].copy_from_slice(&low.0);
-        sha256[16..].copy_from_slice(&high.0);
+        let sha256 = parse_sha256(text("sha256")?)?;
         let meta = Self {
             id: ChatId::parse(text("id")?)?.0,
             from: text("from")?.into(),
@@ -338,6 +342,16 @@ impl Meta {
         };
         (number("schema")? == 1 && meta.is_good()).then_some(meta)
     }
+}
+
+/// Reads 64 hex digits.
+#[must_use]
+pub fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+    let (low, high) = (ChatId::parse(text.get(..32)?)?, ChatId::parse(text.get(32..)?)?);
+    let mut sha256 = [0; 32];
+    sha256[..16].copy_from_slice(&low.0);
+    sha256[16..].copy_from_slice(&high.0);
+    Some(sha256)
 }
 
 /// Reads the name of a file of ours.

@@ -54,8 +54,8 @@ pub(super) enum News {
     Found(Recipient, PathBuf),
     /// What lies there can't be sent, or was sent and can't be removed, and why.
     Stuck(PathBuf, String),
-    /// That was all that there is.
-    Scanned,
+    /// That was all that there is; and what of that which was asked for is gone.
+    Scanned(Vec<PathBuf>),
 }
 
 /// All files of the server.
@@ -380,7 +380,11 @@ impl Files {
             }
             News::Found(to, path) => self.send_from_outbox(server, to, path),
             News::Stuck(path, why) => self.complain_once(path, &why),
-            News::Scanned => self.is_scanning = false,
+            News::Scanned(gone) => {
+                self.is_scanning = false;
+                // What comes there later is something else.
+                self.complained.retain(|path, _| !gone.contains(path));
+            }
         }
     }
 
@@ -438,7 +442,7 @@ impl Files {
             self.look_for_room(server, now);
             // One at a time: they wait while something large is copied.
             if !core::mem::replace(&mut self.is_scanning, true) {
-                self.run(Errand::Scan);
+                self.run(Errand::Scan(self.complained.keys().cloned().collect()));
             }
         }
     }

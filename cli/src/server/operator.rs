@@ -35,8 +35,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 pub(super) enum Errand {
     /// Puts a file or folder into the spool.
     Queue(Queue),
-    /// Looks into the outbox.
-    Scan,
+    /// Looks into the outbox, and for these.
+    Scan(Vec<PathBuf>),
 }
 
 /// A file or folder of the operator.
@@ -82,19 +82,22 @@ pub(super) fn start(
             match errand {
                 Errand::Queue(what) => {
                     let queued = match sender.queue(&what) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                        Err(error) if what.consume && error.kind() == io::ErrorKind::WouldBlock => {
+                            None
+                        }
                         queued => Some(queued.map_err(|error| unsent(&what.path, &error))),
                     };
                     tell(News::Queued(what.path, queued, what.reply));
                 }
-                Errand::Scan => {
+                Errand::Scan(said) => {
                     for (path, why) in sender.go_on() {
                         tell(News::Stuck(path, why));
                     }
                     for found in sender.scan() {
                         tell(found);
                     }
-                    tell(News::Scanned);
+                    let is_gone = |path: &PathBuf| std::fs::symlink_metadata(path).is_err();
+                    tell(News::Scanned(said.into_iter().filter(is_gone).collect()));
                 }
             }
         }
@@ -138,8 +141,7 @@ impl Sender {
         let started = Instant::now();
         let queued = self.copy(what);
         if what.consume && queued.is_err() {
-            let pause = started.elapsed().saturating_mul(AGAIN).min(AGAIN_MAX);
-            self.again.insert(what.path.clone(), Instant::now() + pause);
+            self.again.insert(what.path.clone(), Instant::now() + pause_after(started.elapsed()));
         }
         queued
     }
@@ -167,7 +169,7 @@ impl Sender {
             Ok(taking) => {
                 let files = copier.files;
                 // At once; what can't be removed is tried again at the next look.
-                self.taking.extend(taking.filter(|taking| taking.go_on().is_err()));
+                self.taking.extend(taking.filter(|taking| taking.go_on(&self.spool).is_err()));
                 Ok(Queued { files, folder: plan.list.is_some(), left_out: plan.left_out })
             }
             Err(error) => {
@@ -187,7 +189,9 @@ impl Sender {
             stuck.push((path.to_owned(), why));
             true
         };
-        self.taking.retain(|taking| taking.go_on().is_err_and(|why| still(&taking.entry(), why)));
+        self.taking.retain(|taking| {
+            taking.go_on(&self.spool).is_err_and(|why| still(&taking.entry(), why))
+        });
         self.undoing.retain(|(path, copying)| {
             copying.undo(&self.spool).is_err_and(|error| still(path, unsent(path, &error)))
         });
@@ -207,25 +211,45 @@ impl Sender {
         let mut found = Vec::new();
         for folder in entries(&self.outbox) {
             let name = folder.file_name().and_then(|name| name.to_str());
-            let Some(to) = name.and_then(Recipient::parse) else { continue };
-            let paths = entries(&folder).into_iter().filter(|path| !is_busy(path));
-            found.extend(paths.filter(|path| is_sendable(path)).filter_map(
-                |path| match is_settled(&path, before) {
-                    Ok(true) => Some(News::Found(to.clone(), path)),
-                    Ok(false) => None,
+            let Some(to) = name.and_then(Recipient::parse) else {
+                let why = format!("{} is for nobody: folders are @NAME or #ROOM", folder.display());
+                found.push(News::Stuck(folder, why));
+                continue;
+            };
+            if let Err(error) = std::fs::read_dir(&folder) {
+                let why = unsent(&folder, &error);
+                found.push(News::Stuck(folder, why));
+                continue;
+            }
+            for path in entries(&folder).into_iter().filter(|path| !is_busy(path)) {
+                match is_sendable(&path).and_then(|()| is_settled(&path, before)) {
+                    Ok(true) => found.push(News::Found(to.clone(), path)),
+                    Ok(false) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
                         let why = unsent(&path, &error);
-                        Some(News::Stuck(path, why))
+                        found.push(News::Stuck(path, why));
                     }
-                },
-            ));
+                }
+            }
         }
         found
     }
 }
 
-fn is_sendable(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir())
+/// How long after an attempt that took so long and failed there is another one.
+fn pause_after(attempt: Duration) -> Duration {
+    attempt.saturating_mul(AGAIN).min(AGAIN_MAX)
+}
+
+/// Refuses what is neither a file nor a folder.
+fn is_sendable(path: &Path) -> io::Result<()> {
+    let meta = std::fs::symlink_metadata(path)?;
+    if meta.is_file() || meta.is_dir() {
+        return Ok(());
+    }
+    let what = if meta.is_symlink() { "it is a symbolic link" } else { "it is no regular file" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 /// The time, `unix_s`, before which what nobody touches any more was last changed.
@@ -442,7 +466,9 @@ mod tests {
         fail_syncs(1000);
         world.send(&path, true).unwrap_err();
         fail_syncs(0);
-        assert!(world.sender.again[&path] > Instant::now() - AGAIN_MAX);
+        assert!(world.sender.again.contains_key(&path));
+        let pauses = [0, 1, 3600, u64::MAX].map(|secs| pause_after(Duration::from_secs(secs)));
+        assert_eq!(pauses.map(|pause| pause.as_secs()), [0, 10, 3600, 3600]);
         world.sender.again.insert(path.clone(), Instant::now() + AGAIN_MAX);
         assert!(world.sender.scan().is_empty());
         world.sender.again.insert(path, Instant::now());
@@ -518,11 +544,18 @@ mod tests {
         assert!(!is_settled(&path, changed).unwrap());
         assert!(is_settled(&path, changed + 1).unwrap());
         assert!(!is_settled(&path.join("gone"), changed).unwrap());
-        world.sender.settled_before = settled_before;
-        assert!(world.sender.scan().is_empty(), "too young");
+        world.sender.settled_before = || 0;
+        // Too young; of what never goes the reason is told.
+        let [News::Stuck(link, why)] = &world.sender.scan()[..] else { panic!("one never goes") };
+        assert!(link.ends_with("link") && why.ends_with("it is a symbolic link"), "{why}");
+        fs::create_dir(world.path("outbox/bob")).unwrap();
+        fs::write(world.path("outbox/@eve"), "no folder").unwrap();
+        let told = world.sender.scan();
+        let told = told.iter().filter(|news| matches!(news, News::Stuck(..)));
+        assert_eq!(told.count(), 3);
         // Nor is it sent if somebody goes on writing after it was found.
         let error = world.sender.queue(&what(&path, true)).unwrap_err();
         assert_eq!((error.kind(), world.kept()), (io::ErrorKind::WouldBlock, 0));
-        assert!(is_sendable(&path) && !is_sendable(&world.path("outbox/@bob/link")));
+        assert!(is_sendable(&path).is_ok());
     }
 }

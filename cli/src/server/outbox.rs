@@ -6,7 +6,7 @@
 //! until it is done, and nothing of it is sent a second time meanwhile.
 
 use crate::disk::inside::Inside;
-use crate::disk::spool::Spool;
+use crate::disk::spool::{Spool, parse_sha256};
 use crate::disk::{plain, read_private, sync_folder, write_private};
 use crate::failure::Outcome;
 use clawchat_core::id::ChatId;
@@ -99,19 +99,35 @@ pub(super) struct Taken {
     pub(super) number: u64,
     /// The file or folder.
     pub(super) entry: PathBuf,
-    /// Its files, with what they contained ([`crate::disk::source::Stamp::content`]).
-    pub(super) files: Vec<(PathBuf, String)>,
+    /// Its files.
+    pub(super) files: Vec<Sent>,
     /// The folder and those in it, each after those in it.
     pub(super) folders: Vec<PathBuf>,
+}
+
+/// A file that has been sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) path: PathBuf,
+    /// [`crate::disk::source::Stamp::content`]. Where that is another, the SHA-256 decides: some file systems
+    /// number their files anew each time.
+    pub(super) content: String,
+    /// Its size, bytes.
+    pub(super) size: u64,
+    pub(super) sha256: [u8; 32],
 }
 
 impl Taken {
     /// `None` for what is no text, and would not have been sent.
     fn encode(&self) -> Option<Object> {
         let text = |path: &PathBuf| path.to_str().map(ToOwned::to_owned);
-        let file = |(path, content): &(PathBuf, String)| {
-            let object = Object::new().with("path", text(path)?);
-            Some(Json::from(object.with("content", content.as_str())))
+        let file = |file: &Sent| {
+            let object = Object::new()
+                .with("path", text(&file.path)?)
+                .with("content", file.content.as_str())
+                .with("size", file.size)
+                .with("sha256", hex(&file.sha256));
+            Some(Json::from(object))
         };
         let folder = |path| text(path).map(Json::from);
         let files = self.files.iter().map(file).collect::<Option<Vec<_>>>()?;
@@ -130,9 +146,12 @@ impl Taken {
     fn parse(object: &Object) -> Option<Self> {
         let path = |object: &Object, key| object.text(key).ok().map(PathBuf::from);
         let file = |item: &Json| match item {
-            Json::Object(file) => {
-                Some((path(file, "path")?, file.text("content").ok()?.to_owned()))
-            }
+            Json::Object(file) => Some(Sent {
+                path: path(file, "path")?,
+                content: file.text("content").ok()?.to_owned(),
+                size: file.uint("size").ok()?,
+                sha256: parse_sha256(file.text("sha256").ok()?)?,
+            }),
             _ => None,
         };
         let folder = |item: &Json| match item {
@@ -169,7 +188,7 @@ impl Taking {
     ///
     /// # Errors
     /// What can't be removed first, and why: it is to be tried again.
-    pub(super) fn go_on(&self) -> Result<(), String> {
+    pub(super) fn go_on(&self, spool: &Spool) -> Result<(), String> {
         let Taken { number, files, folders, .. } = &self.taken;
         if matches!(self.path.try_exists(), Ok(false)) {
             // Somebody who was told how has decided that it is done.
@@ -181,10 +200,16 @@ impl Taking {
             Ok(_) => return Err(self.away("is another folder now")),
             Err(error) => return Err(self.away(&format!("can't be opened: {}", plain(&error)))),
         };
+        // What is removed now must not turn out to be unsent after a power failure.
+        let sending = self.path.parent().unwrap_or(&self.path);
+        spool.sync().and_then(|()| sync_folder(sending)).map_err(|error| {
+            let (entry, error) = (self.entry(), plain(&error));
+            format!("{} is sent, but stays: the server's disk fails: {error}", entry.display())
+        })?;
         let mut first = Ok(());
-        for (path, content) in files {
-            let removed = remove_sent(&inside, path, content)
-                .map_err(|error| self.stuck(&self.folder.join(path), &error));
+        for sent in files {
+            let removed = remove_sent(&inside, sent)
+                .map_err(|error| self.stuck(&self.folder.join(&sent.path), &error));
             first = first.and(removed);
         }
         first?;
@@ -194,7 +219,7 @@ impl Taking {
         }
         // Before it is forgotten: the outbox may be on another disk than this journal.
         let parents =
-            files.iter().map(|(path, _)| path).chain(folders).filter_map(|path| path.parent());
+            files.iter().map(|sent| &sent.path).chain(folders).filter_map(|path| path.parent());
         for folder in parents.collect::<BTreeSet<_>>() {
             sync(&inside, folder).map_err(|error| self.stuck(&self.folder.join(folder), &error))?;
         }
@@ -293,12 +318,19 @@ fn unless_gone(error: io::Error) -> io::Result<()> {
 }
 
 /// Removes a file unless it is another by now.
-fn remove_sent(inside: &Inside, path: &Path, content: &str) -> io::Result<()> {
-    match inside.stamp(path) {
-        Ok(now) if now.content() == content => inside.remove_file(path).or_else(unless_gone),
-        Ok(_) => Ok(()),
-        Err(error) => unless_gone(error),
-    }
+fn remove_sent(inside: &Inside, sent: &Sent) -> io::Result<()> {
+    let is_same = match inside.stamp(&sent.path) {
+        Ok(now) if now.content() == sent.content => true,
+        Ok(now) if now.size() != sent.size => false,
+        Ok(_) => match inside.source(&sent.path) {
+            Ok(source) => source.read_all(|_, _| Ok(()))? == sent.sha256,
+            // A link, or what else is no file.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => false,
+            Err(error) => return unless_gone(error),
+        },
+        Err(error) => return unless_gone(error),
+    };
+    if is_same { inside.remove_file(&sent.path).or_else(unless_gone) } else { Ok(()) }
 }
 
 /// Removes a folder if nothing is in it.
@@ -317,6 +349,7 @@ fn sync(inside: &Inside, folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::faults::fail_later;
     use std::fs;
 
     struct World {
@@ -349,8 +382,10 @@ mod tests {
         fn taking(&self) -> Taking {
             let inside = Inside::open(&self.path("outbox/@bob")).unwrap();
             let files = ["photos/a.jpg", "photos/2026/b.jpg"].map(|path| {
-                let content = inside.stamp(Path::new(path)).unwrap().content();
-                (PathBuf::from(path), content)
+                let source = inside.source(Path::new(path)).unwrap();
+                let sha256 = source.read_all(|_, _| Ok(())).unwrap();
+                let (content, size) = (source.stamp().content(), source.size());
+                Sent { path: path.into(), content, size, sha256 }
             });
             let taken = Taken {
                 to: "@bob".into(),
@@ -377,10 +412,10 @@ mod tests {
         fs::remove_file(world.photos("a.jpg")).unwrap();
         let [taking] = <[_; 1]>::try_from(world.begun()).unwrap();
         assert_eq!((taking.entry(), &taking.taken), (world.path("outbox/@bob/photos"), &taken));
-        taking.go_on().unwrap();
+        taking.go_on(&world.spool).unwrap();
         assert!(!world.photos("").exists());
         assert!(world.begun().is_empty() && entries(&world.path("sending")).is_empty());
-        taking.go_on().unwrap();
+        taking.go_on(&world.spool).unwrap();
     }
 
     #[test]
@@ -399,7 +434,7 @@ mod tests {
         // Permissions are no content.
         let sent = world.photos("2026/b.jpg");
         fs::set_permissions(&sent, fs::Permissions::from_mode(0o600)).unwrap();
-        taking.go_on().unwrap();
+        taking.go_on(&world.spool).unwrap();
         assert_eq!(fs::read_to_string(old).unwrap(), "A");
         assert!(world.photos("new.jpg").exists() && world.photos("2027").exists());
         assert!(!sent.exists() && !world.photos("2026").exists() && world.begun().is_empty());
@@ -413,14 +448,40 @@ mod tests {
         let inside = world.photos("2026");
         fs::rename(&inside, world.path("2026")).unwrap();
         std::os::unix::fs::symlink(world.path("2026"), &inside).unwrap();
-        let why = taking.go_on().unwrap_err();
+        let why = taking.go_on(&world.spool).unwrap_err();
         assert!(why.contains("is sent, but"), "{why}");
         assert!(world.path("2026/b.jpg").exists(), "no link is followed");
         assert_eq!(world.begun().len(), 1, "and so it is not sent again");
         fs::remove_file(&inside).unwrap();
         fs::rename(world.path("2026"), &inside).unwrap();
-        world.begun()[0].go_on().unwrap();
+        world.begun()[0].go_on(&world.spool).unwrap();
         assert!(world.begun().is_empty() && !world.photos("").exists());
+    }
+
+    #[test]
+    fn what_is_the_same_under_another_number_goes_all_the_same() {
+        let world = World::new();
+        let taking = world.taking();
+        for (path, content) in [("a.jpg", "a"), ("2026/b.jpg", "b")] {
+            fs::write(world.photos("new"), content).unwrap();
+            fs::rename(world.photos("new"), world.photos(path)).unwrap();
+        }
+        taking.go_on(&world.spool).unwrap();
+        assert!(!world.photos("").exists());
+    }
+
+    #[test]
+    fn nothing_is_removed_before_it_is_durable_that_it_is_sent() {
+        let world = World::new();
+        let taking = world.taking();
+        for flushes in 0..2 {
+            fail_later(flushes, 1);
+            let why = taking.go_on(&world.spool).unwrap_err();
+            assert!(why.contains("is sent, but stays"), "{why}");
+            assert!(world.photos("a.jpg").exists() && world.photos("2026/b.jpg").exists());
+        }
+        taking.go_on(&world.spool).unwrap();
+        assert!(!world.photos("").exists());
     }
 
     #[test]
@@ -428,15 +489,15 @@ mod tests {
         let world = World::new();
         let (taking, bob) = (world.taking(), world.path("outbox/@bob"));
         fs::rename(&bob, world.path("unmounted")).unwrap();
-        let why = taking.go_on().unwrap_err();
+        let why = taking.go_on(&world.spool).unwrap_err();
         assert!(why.contains("can't be opened"), "{why}");
         // As the place of a mount is, without it.
         fs::create_dir(&bob).unwrap();
-        let why = taking.go_on().unwrap_err();
+        let why = taking.go_on(&world.spool).unwrap_err();
         assert!(why.contains("another folder"), "{why}");
         fs::remove_dir(&bob).unwrap();
         fs::rename(world.path("unmounted"), &bob).unwrap();
-        taking.go_on().unwrap();
+        taking.go_on(&world.spool).unwrap();
         assert!(!world.photos("").exists() && world.begun().is_empty());
         // One that does not come back.
         fs::create_dir_all(world.photos("2026/empty")).unwrap();
@@ -445,9 +506,9 @@ mod tests {
         let taking = world.taking();
         fs::rename(&bob, world.path("lost")).unwrap();
         fs::create_dir(&bob).unwrap();
-        taking.go_on().unwrap_err();
+        taking.go_on(&world.spool).unwrap_err();
         fs::remove_file(&taking.path).unwrap();
-        taking.go_on().unwrap();
+        taking.go_on(&world.spool).unwrap();
     }
 
     #[test]

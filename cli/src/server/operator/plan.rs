@@ -1,6 +1,6 @@
 //! What the operator sends, looked at, and then copied into the spool.
 
-use super::super::outbox::Taken;
+use super::super::outbox::{Sent, Taken};
 use super::super::spooler::meta;
 use super::Queue;
 use crate::disk::folder::{Manifest, WalkedFile, walk};
@@ -18,9 +18,6 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Bytes copied at a time.
-const COPY: usize = 1 << 20;
 
 /// What is to be copied.
 #[derive(Debug)]
@@ -91,8 +88,8 @@ pub(super) struct Copier<'a> {
     from: Option<Inside>,
     /// What is in the spool.
     pub(super) files: Vec<StoredFile>,
-    /// Where it was, and its content.
-    copied: Vec<(PathBuf, String)>,
+    /// Where it was.
+    copied: Vec<Sent>,
 }
 
 impl<'a> Copier<'a> {
@@ -152,8 +149,9 @@ impl<'a> Copier<'a> {
             let what = format!("{} was changed since it was looked at", path.display());
             return Err(refused(&what));
         }
-        self.add(name, *size, *id, |incoming| copy(&source, incoming))?;
-        self.copied.push((place, source.stamp().content()));
+        let sha256 = self.add(name, *size, *id, |incoming| copy(&source, incoming))?;
+        let content = source.stamp().content();
+        self.copied.push(Sent { path: place, content, size: *size, sha256 });
         Ok(())
     }
 
@@ -163,7 +161,7 @@ impl<'a> Copier<'a> {
         size: u64,
         id: [u8; 16],
         fill: impl FnOnce(&mut Incoming) -> io::Result<[u8; 32]>,
-    ) -> io::Result<()> {
+    ) -> io::Result<[u8; 32]> {
         has_room(self.spool, core::iter::once(size))?;
         let from = SERVER_MEMBER.to_owned();
         let key = Key { from: from.clone(), id, size };
@@ -180,7 +178,7 @@ impl<'a> Copier<'a> {
         let file = StoredFile { offer, sha256, to: self.what.members.clone(), stored_at };
         self.spool.add(&meta(&file), incoming)?;
         self.files.push(file);
-        Ok(())
+        Ok(sha256)
     }
 }
 
@@ -221,14 +219,7 @@ fn refused(what: &str) -> io::Error {
 }
 
 fn copy(source: &Source, into: &mut Incoming) -> io::Result<[u8; 32]> {
-    let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; COPY]);
-    while at < source.size() {
-        let length = usize::try_from(source.size() - at).unwrap_or(COPY).min(COPY);
-        source.read_at(at, &mut buffer[..length])?;
-        hash.update(&buffer[..length]);
-        into.write(at, &buffer[..length])?;
-        at += length as u64;
-    }
+    let sha256 = source.read_all(|at, bytes| into.write(at, bytes))?;
     source.check().map_err(|changed| refused(&changed.to_string()))?;
-    Ok(hash.finalize().into())
+    Ok(sha256)
 }
