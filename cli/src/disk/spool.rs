@@ -265,8 +265,8 @@ impl Spool {
 
     /// Whether the quota has room for others of these sizes.
     #[must_use]
-    pub fn room_for(&self, sizes: impl Iterator<Item = u64>) -> Room {
-        let needs = sizes.map(|size| size.max(LEAST)).fold(0, u64::saturating_add);
+    pub fn room_for(&self, sizes: impl IntoIterator<Item = u64>) -> Room {
+        let needs = sizes.into_iter().map(|size| size.max(LEAST)).fold(0, u64::saturating_add);
         Room::between(needs, self.quota.saturating_sub(self.used()))
     }
 

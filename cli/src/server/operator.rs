@@ -208,28 +208,35 @@ impl Sender {
                 || self.taking.iter().any(|taking| taking.entry() == *path)
                 || self.undoing.iter().any(|(other, _)| other == path)
         };
+        let stuck = |path: PathBuf, error: &io::Error| {
+            let why = unsent(&path, error);
+            News::Stuck(path, why)
+        };
+        let folders = match entries(&self.outbox) {
+            Ok(folders) => folders,
+            Err(error) => return vec![stuck(self.outbox.clone(), &error)],
+        };
         let mut found = Vec::new();
-        for folder in entries(&self.outbox) {
+        for folder in folders {
             let name = folder.file_name().and_then(|name| name.to_str());
             let Some(to) = name.and_then(Recipient::parse) else {
                 let why = format!("{} is for nobody: folders are @NAME or #ROOM", folder.display());
                 found.push(News::Stuck(folder, why));
                 continue;
             };
-            if let Err(error) = std::fs::read_dir(&folder) {
-                let why = unsent(&folder, &error);
-                found.push(News::Stuck(folder, why));
-                continue;
-            }
-            for path in entries(&folder).into_iter().filter(|path| !is_busy(path)) {
+            let paths = match entries(&folder) {
+                Ok(paths) => paths,
+                Err(error) => {
+                    found.push(stuck(folder, &error));
+                    continue;
+                }
+            };
+            for path in paths.into_iter().filter(|path| !is_busy(path)) {
                 match is_sendable(&path).and_then(|()| is_settled(&path, before)) {
                     Ok(true) => found.push(News::Found(to.clone(), path)),
                     Ok(false) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => {
-                        let why = unsent(&path, &error);
-                        found.push(News::Stuck(path, why));
-                    }
+                    Err(error) => found.push(stuck(path, &error)),
                 }
             }
         }
@@ -274,7 +281,7 @@ fn is_settled(path: &Path, before: i64) -> io::Result<bool> {
             return Ok(false);
         }
         if meta.is_dir() {
-            ahead.extend(entries(&path));
+            ahead.extend(entries(&path)?);
         }
     }
     Ok(true)
@@ -391,14 +398,14 @@ mod tests {
         assert!(error.contains("quota"), "{error}");
         assert!(world.kept() == 0 && world.sender.spool.used() == 0);
         assert!(path.join("z.bin").exists(), "what was not sent stays");
-        assert!(entries(&world.path("sending")).is_empty());
+        assert!(entries(&world.path("sending")).unwrap().is_empty());
         fs::remove_file(path.join("z.bin")).unwrap();
         assert!(world.send(&path, true).unwrap().left_out.is_empty());
         assert!(!path.exists() && world.kept() == 3);
         let single = path.with_file_name("a.txt");
         fs::write(&single, "text").unwrap();
         assert_eq!(world.send(&single, true).unwrap().files.len(), 1);
-        assert!(!single.exists() && entries(&world.path("sending")).is_empty());
+        assert!(!single.exists() && entries(&world.path("sending")).unwrap().is_empty());
         world.restart();
         assert_eq!(world.kept(), 4);
     }
@@ -412,7 +419,7 @@ mod tests {
             0 => assert_eq!((there, world.sender.spool.used()), ([true; 3], 0)),
             some => panic!("{some} are kept"),
         }
-        assert!(entries(&world.path("sending")).is_empty());
+        assert!(entries(&world.path("sending")).unwrap().is_empty());
         world.kept() > 0
     }
 
@@ -483,7 +490,7 @@ mod tests {
         world.copy_and_die(&path, false);
         assert_eq!(world.kept(), 3);
         world.restart();
-        assert!(world.kept() == 0 && entries(&sending).is_empty());
+        assert!(world.kept() == 0 && entries(&sending).unwrap().is_empty());
         // It is in the outbox as before, and goes as a whole.
         assert_eq!(world.send(&path, true).unwrap().files.len(), 3);
         assert!(!path.exists() && world.kept() == 3);
@@ -508,7 +515,11 @@ mod tests {
         fs::remove_file(&inside).unwrap();
         fs::rename(world.path("2026"), &inside).unwrap();
         assert!(world.sender.go_on().is_empty());
-        assert!(!path.exists() && world.kept() == 3 && entries(&world.path("sending")).is_empty());
+        assert!(
+            !path.exists()
+                && world.kept() == 3
+                && entries(&world.path("sending")).unwrap().is_empty()
+        );
     }
 
     #[test]

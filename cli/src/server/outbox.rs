@@ -255,8 +255,7 @@ impl Taking {
 /// The operating system's, and for journals that say nothing: none of the copies may be offered.
 pub(super) fn recover(sending: &Path, outbox: &Path, spool: &Spool) -> io::Result<Vec<Taking>> {
     let mut sent = Vec::new();
-    for entry in std::fs::read_dir(sending)? {
-        let path = entry?.path();
+    for path in entries(sending)? {
         if path.extension().is_none_or(|end| end != "json") {
             continue;
         }
@@ -308,9 +307,11 @@ fn as_io<T>(outcome: Outcome<T>) -> io::Result<T> {
 }
 
 /// What is in a folder.
-pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
+///
+/// # Errors
+/// The operating system's.
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 fn unless_gone(error: io::Error) -> io::Result<()> {
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!((taking.entry(), &taking.taken), (world.path("outbox/@bob/photos"), &taken));
         taking.go_on(&world.spool).unwrap();
         assert!(!world.photos("").exists());
-        assert!(world.begun().is_empty() && entries(&world.path("sending")).is_empty());
+        assert!(world.begun().is_empty() && entries(&world.path("sending")).unwrap().is_empty());
         taking.go_on(&world.spool).unwrap();
     }
 

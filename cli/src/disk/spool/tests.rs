@@ -189,16 +189,13 @@ fn what_could_not_be_stored_is_partial_again() {
 fn quota() {
     let world = World::new();
     let spool = world.open();
-    assert_eq!((spool.used(), spool.room_for([QUOTA].into_iter())), (0, Room::Enough));
-    assert_eq!(
-        spool.room_for([QUOTA + 1].into_iter()),
-        Room::Missing { needs: QUOTA + 1, has: QUOTA }
-    );
+    assert_eq!((spool.used(), spool.room_for([QUOTA])), (0, Room::Enough));
+    assert_eq!(spool.room_for([QUOTA + 1]), Room::Missing { needs: QUOTA + 1, has: QUOTA });
     add(&spool, &meta("ann", 1, 50_000));
     let partial = meta("bob", 2, 30_000).key();
     drop(Incoming::open(spool.parts(), &partial).unwrap());
     assert_eq!(spool.used(), 80_000, "all that it will have");
-    assert_eq!(spool.room_for([30_000].into_iter()), Room::Missing { needs: 30_000, has: 20_000 });
+    assert_eq!(spool.room_for([30_000]), Room::Missing { needs: 30_000, has: 20_000 });
     assert_eq!(spool.room_for_part(&partial), Room::Enough, "it is the one that is there");
     let larger = Key { size: 50_001, ..partial };
     assert_eq!(spool.room_for_part(&larger), Room::Missing { needs: 50_001, has: 20_000 });
@@ -210,7 +207,7 @@ fn quota() {
     fs::remove_dir_all(spool.parts()).unwrap();
     fs::write(spool.parts(), "no folder").unwrap();
     assert_eq!(spool.used(), QUOTA, "when in doubt it is full");
-    assert_ne!(spool.room_for([1].into_iter()), Room::Enough);
+    assert_ne!(spool.room_for([1]), Room::Enough);
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl<'a> Copier<'a> {
         id: [u8; 16],
         fill: impl FnOnce(&mut Incoming) -> io::Result<[u8; 32]>,
     ) -> io::Result<[u8; 32]> {
-        has_room(self.spool, core::iter::once(size))?;
+        has_room(self.spool, [size])?;
         let from = SERVER_MEMBER.to_owned();
         let key = Key { from: from.clone(), id, size };
         // One that can't be filled is done away with by whoever asked for all of them.
@@ -193,7 +193,7 @@ fn inside(entry: &Path, path: &Path) -> Option<PathBuf> {
 }
 
 /// Whether the quota has room for files of these sizes.
-pub(super) fn has_room(spool: &Spool, sizes: impl Iterator<Item = u64>) -> io::Result<()> {
+pub(super) fn has_room(spool: &Spool, sizes: impl IntoIterator<Item = u64>) -> io::Result<()> {
     match spool.room_for(sizes) {
         Room::Enough => Ok(()),
         Room::Missing { needs, has } => {
