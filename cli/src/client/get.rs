@@ -61,7 +61,7 @@ pub(super) fn get(common: &Common, what: &Get) -> Outcome<()> {
                 _ => format!("paused: {unfinished} files are not whole yet"),
             };
             let failure = Failure::new(Exit::TransferIncomplete, what);
-            return Err(failure.advice("the same command goes on with them"));
+            return Err(failure.advice("the same command goes on with what is missing"));
         }
         failures.into_outcome()?;
         if taken == 0 && !what.all {
